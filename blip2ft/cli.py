@@ -1,0 +1,252 @@
+"""The command line `blip2ft`. Heavy imports stay inside the commands, so that --help is quick."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, with the nearest option where one is unknown."""
+        hint = ""
+        unknown = [word for word in message.split() if word.startswith("--")]
+        if "unrecognized" in message and unknown:
+            near = get_close_matches(unknown[0], self._option_string_actions, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"error: {message}{hint} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the command `blip2ft`."""
+    parser = _Parser(prog="blip2ft", description="Fine-tune BLIP-2 on your own images.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for add in (_add_caption, _add_score, _add_export, _add_inspect):
+        add(commands)
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        sys.exit(2)
+    if rest:
+        # the command's own parser knows the options that could have been meant
+        commands.choices[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    from blip2ft.parse import run_cleanly
+
+    run_cleanly(lambda: arguments.run(arguments), debug=arguments.debug)
+
+
+def _command(commands: Any, name: str, help_line: str, run: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_line, description=help_line)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_caption(commands: Any) -> None:
+    parser = _command(commands, "caption", "Caption images, or answer any instruction.", _caption)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files or folders")
+    parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--adapter", type=Path, help="a run, or its adapter folder")
+    parser.add_argument("--prompt", help="text to continue; default: what the model was tuned on")
+    parser.add_argument("--num-beams", type=_positive, help="beams of the search (5)")
+    parser.add_argument("--max-new-tokens", type=_positive, help="longest answer (30)")
+    parser.add_argument("--length-penalty", type=float, help="above 0 favours long answers (1.0)")
+    parser.add_argument("--batch-size", type=_positive, default=16, help="images at once (16)")
+    parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--out", type=Path, help="write JSON lines here; default: standard output")
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    paths = list(_image_paths(arguments.images))
+    if arguments.out and arguments.out.exists():
+        raise ValueError(f"{arguments.out} exists and is not overwritten; choose another --out")
+    if not arguments.model and not arguments.adapter:
+        raise ValueError("say which model: --model ID_OR_FOLDER, or --adapter RUN")
+    quiet_libraries()
+    from tqdm import tqdm
+
+    from blip2ft.captioner import DEFAULT_PROMPT, caption
+    from blip2ft.data.images import open_image
+
+    model, processor, description = _load_for_answers(arguments)
+    defaults = description.get("generation", {})
+    prompt = arguments.prompt
+    if prompt is None:
+        prompt = description.get("prompt", DEFAULT_PROMPT)
+    options = {
+        name: getattr(arguments, name) if getattr(arguments, name) is not None else defaults[name]
+        for name in ("num_beams", "max_new_tokens", "length_penalty")
+        if getattr(arguments, name) is not None or name in defaults
+    }
+    broken = 0
+    out = arguments.out.open("w", encoding="utf-8") if arguments.out else sys.stdout
+    bar = tqdm(total=len(paths), desc="caption", file=sys.stderr, disable=len(paths) < 2)
+    with bar:
+        for start in range(0, len(paths), arguments.batch_size):
+            chunk = paths[start : start + arguments.batch_size]
+            images = {}
+            for path in chunk:
+                try:
+                    images[path] = open_image(path)
+                except ValueError as error:
+                    broken += 1
+                    bar.write(f"error: {error}", file=sys.stderr)
+            if images:
+                texts = caption(
+                    model,
+                    processor,
+                    list(images.values()),
+                    prompt=prompt,
+                    batch_size=arguments.batch_size,
+                    **options,
+                )
+                for path, text in zip(images, texts, strict=True):
+                    row = {"image": str(path), "caption": text}
+                    print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
+            bar.update(len(chunk))
+    if arguments.out:
+        out.close()
+    if broken:
+        print(f"error: {broken} of {len(paths)} images couldn't be read", file=sys.stderr)
+    return 2 if broken else 0
+
+
+def _load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, processor and what is known of prompt and decoding, on the best device."""
+    import torch
+
+    from blip2ft.captioner import default_device
+    from blip2ft.export import DTYPES, load_finetuned
+    from blip2ft.models.adapters import DESCRIPTION_FILE
+    from blip2ft.models.load import load_captioner
+
+    device = default_device()
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    auto = torch.bfloat16 if half else torch.float32
+    dtype = auto if arguments.dtype == "auto" else DTYPES[arguments.dtype]
+    if arguments.adapter:
+        model, processor, description = load_finetuned(
+            arguments.adapter, dtype=dtype, base=arguments.model
+        )
+    else:
+        model, processor = load_captioner(arguments.model, revision=arguments.revision, dtype=dtype)
+        path = Path(arguments.model) / DESCRIPTION_FILE
+        description = json.loads(path.read_text()) if path.is_file() else {}
+    return model.to(device), processor, description
+
+
+def _image_paths(given: Sequence[Path]) -> Iterator[Path]:
+    """The images in `given` files and folders; all are looked for before a model is loaded."""
+    for path in given:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                allowed = ", ".join(sorted(IMAGE_SUFFIXES))
+                raise ValueError(f"the folder {path} holds no image ({allowed})")
+            yield from found
+        elif path.exists():
+            yield path
+        else:
+            raise ValueError(f"there is no image at {path}")
+
+
+def _add_score(commands: Any) -> None:
+    parser = _command(commands, "score", "Score predictions as the official tools do.", _score)
+    parser.add_argument("task", choices=["caption"])
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        required=True,
+        help='JSON lines {"image_id", "caption"}, or a COCO results file',
+    )
+    parser.add_argument(
+        "--references",
+        type=Path,
+        required=True,
+        help='JSON lines {"image_id", "captions"}, or COCO annotations',
+    )
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from blip2ft.metrics import read_predictions, read_references, score_captions
+
+    scores = score_captions(
+        read_predictions(arguments.predictions), read_references(arguments.references)
+    )
+    for metric, reason in scores.unavailable.items():
+        print(f"{metric} is left out: {reason}", file=sys.stderr)
+    print(json.dumps(scores.scores))
+    return 0
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(
+        commands, "export", "Merge a run into a model that stock transformers loads.", _export
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the --output of a run")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, not yet in use")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of the weights")
+    parser.add_argument("--base", help="where the base model is now, if it moved")
+    parser.add_argument("--tolerance", type=float, help="largest relative difference of a logit")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from blip2ft.export import export
+
+    report = export(
+        arguments.run_folder,
+        arguments.out,
+        dtype=arguments.dtype,
+        base=arguments.base,
+        tolerance=arguments.tolerance,
+    )
+    print(
+        f"{arguments.out}: stock transformers loads it; its logits differ from the unmerged "
+        f"model's by at most {report['max_difference']:.2g} (largest logit "
+        f"{report['largest_logit']:.3g})"
+    )
+    return 0
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _command(commands, "inspect", "Show the parts of a model or a run.", _inspect)
+    parser.add_argument("model", metavar="MODEL_OR_RUN", help="hub id, folder, or run")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from blip2ft.inspection import describe
+
+    print(describe(arguments.model, revision=arguments.revision))
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def quiet_libraries() -> None:
+    """Our own log lines on standard error; of the libraries' chatter only what matters."""
+    import logging
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("blip2ft").setLevel(logging.INFO)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

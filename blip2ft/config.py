@@ -1,0 +1,225 @@
+"""The settings of a run: plain frozen dataclasses, the paper's values as defaults.
+
+Recipes read them from YAML and the command line; library functions take plain arguments and never
+see these classes. Sections and tables cited are those of the BLIP-2 paper (arXiv 2301.12597).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+PartMode = Literal["frozen", "lora", "full"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The checkpoint to start from and how to hold it.
+
+    Args:
+        name: Hub id or folder of a BLIP-2 checkpoint in transformers' format.
+        revision: Branch, tag or commit of a hub checkpoint.
+        image_size: Side of the square input in pixels; None keeps the checkpoint's. Another size
+            interpolates the position embeddings (364 for captioning, appendix table 7).
+        precision: How to compute. "auto" is bf16 autocast where the hardware has it, else fp32.
+            Trained weights are fp32 in every case; frozen ones are kept in the compute precision.
+        gradient_checkpointing: Parts that trade compute for memory, of vision, qformer, language.
+    """
+
+    name: str
+    revision: str | None = None
+    image_size: int | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: list[Literal["vision", "qformer", "language"]] = field(
+        default_factory=list
+    )
+
+
+@dataclass(frozen=True)
+class PartsConfig:
+    """How each part of the model trains. The defaults are the paper's for captioning.
+
+    Args:
+        vision: The image encoder.
+        qformer: The Q-Former with its query tokens.
+        projection: The projection from the Q-Former into the language model.
+        language: The language model.
+    """
+
+    vision: PartMode = "full"
+    qformer: PartMode = "full"
+    projection: PartMode = "full"
+    language: PartMode = "frozen"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The adapters of the parts in mode "lora".
+
+    Args:
+        r: Rank of the update.
+        alpha: The update is scaled by alpha / r, or by alpha / sqrt(r) with rslora.
+        dropout: Dropout probability on the adapter's input.
+        dora: Train magnitude and direction apart (arXiv 2402.09353).
+        rslora: Rank-stabilised scaling (arXiv 2312.03732).
+    """
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    dora: bool = False
+    rslora: bool = False
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where one split's records come from.
+
+    Args:
+        source: File, folder, glob or hub id.
+        format: "auto" recognises jsonl, csv, folder, coco, karpathy, parquet and huggingface.
+        split: Name of the split, for formats that hold several.
+        image_root: Folder that image paths are relative to; None is the source's own folder.
+        image_column: Column that holds the image or its path.
+        caption_column: Column that holds the caption or captions; None looks for caption,
+            captions and text.
+        id_column: Column of the image's id; None takes image_id where there is one.
+        revision: Branch, tag or commit of a dataset on the hub.
+    """
+
+    source: str
+    format: str = "auto"
+    split: str | None = None
+    image_root: str | None = None
+    image_column: str = "image"
+    caption_column: str | None = None
+    id_column: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The three splits and how training images are varied.
+
+    Args:
+        train: What to learn from.
+        validation: What to evaluate on while training, and to choose the best checkpoint by.
+        test: What to evaluate on before and after; None takes the validation split.
+        crop_scale: Range of the random crop's share of the image's area (appendix); None resizes
+            the whole image.
+        flip: Flip half of the training images left to right. Turn it off where captions say left
+            or right.
+        max_target_tokens: Longer captions are cut to so many tokens.
+        workers: Processes that load images, per training process.
+    """
+
+    train: SourceConfig
+    validation: SourceConfig
+    test: SourceConfig | None = None
+    crop_scale: tuple[float, float] | None = (0.5, 1.0)
+    flip: bool = True
+    max_target_tokens: int = 64
+    workers: int = 4
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule: linear warm-up, then a cosine that moves every step.
+
+    Args:
+        lr: Peak learning rate (appendix table 7).
+        min_lr: Rate at the end of the cosine.
+        warmup_steps: Steps from 0 to the peak.
+        betas: AdamW's averaging coefficients.
+        weight_decay: On matrices only; norms and biases have none.
+        vision_layer_decay: Each ViT block's rate is this times the next one's (OPT-6.7B: 0.95).
+        max_grad_norm: Clip the gradient's norm; None doesn't clip.
+    """
+
+    lr: float = 1e-5
+    min_lr: float = 0.0
+    warmup_steps: int = 1000
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    vision_layer_decay: float = 1.0
+    max_grad_norm: float | None = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The length of the run, its batches and its milestones.
+
+    Args:
+        epochs: Passes over every pair of image and caption (appendix table 7).
+        max_steps: Stop after so many optimizer steps, whatever the epochs say.
+        batch_size: Pairs in one optimizer step, over all processes and accumulation.
+        micro_batch_size: Pairs that one process holds at once; what is missing to batch_size is
+            accumulated.
+        evaluate_every: Steps between evaluations on the validation split; None: once an epoch.
+        checkpoint_every: Steps between checkpoints; None: at each evaluation.
+        keep_checkpoints: How many of the newest checkpoints to keep, beside the best.
+        best_metric: The metric that the best checkpoint has most of.
+        log_every: Steps between two lines of the loss log.
+        log_with: Experiment trackers known to Accelerate, such as tensorboard or wandb.
+        resume: Go on from the newest checkpoint in the run's folder.
+        preflight: Check a few samples before the first step, and stop with what is wrong.
+    """
+
+    epochs: int = 5
+    max_steps: int | None = None
+    batch_size: int = 256
+    micro_batch_size: int = 16
+    evaluate_every: int | None = None
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    best_metric: str = "cider"
+    log_every: int = 10
+    log_with: list[str] = field(default_factory=list)
+    resume: bool = False
+    preflight: bool = True
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How captions are decoded.
+
+    Args:
+        num_beams: Beams of the search (section 4.2: 5).
+        max_new_tokens: Longest answer. Image tokens and prompt are not counted.
+        length_penalty: Exponent on the length that beam scores are divided by.
+        batch_size: Images decoded at once by one process.
+    """
+
+    num_beams: int = 5
+    max_new_tokens: int = 30
+    length_penalty: float = 1.0
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """A captioning run (paper, section 4.2 and appendix table 7).
+
+    Args:
+        output: The run's folder. One that is in use is never overwritten.
+        model: The checkpoint to start from.
+        data: The three splits.
+        parts: How each part trains.
+        lora: The adapters of parts in mode "lora".
+        quantize: Parts to hold in fewer bits, such as {"language": "nf4"}; frozen or lora only.
+        prompt: Text that the caption goes on from, in training, evaluation and export alike.
+        optimizer: AdamW and its schedule.
+        train: Length, batches and milestones.
+        generation: How captions are decoded.
+        seed: Seed of all that is random.
+    """
+
+    output: str
+    model: ModelConfig
+    data: DataConfig
+    parts: PartsConfig = field(default_factory=PartsConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    prompt: str = "a photo of"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    seed: int = 42

@@ -1,0 +1,241 @@
+"""What one row of a source says, and the collected complaints about it.
+
+The readers of single formats (tables.py, coco.py, arrow.py) give entries; records.py turns them
+into records.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SHOWN = 5  # places named for each kind of problem; the rest are counted
+CAPTION_COLUMNS = ("caption", "captions", "text")
+ID_COLUMN = "image_id"
+# A table's row, what it has for the image, where it is, and the folder that its path starts from.
+TableRow = tuple[Mapping[str, Any], Any, str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller of `read_records` asked for, as every format needs it."""
+
+    split: str | None
+    image_column: str
+    caption_column: str | None
+    id_column: str | None
+    require_captions: bool
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of the columns that hold image, caption and id; None where the source has none."""
+
+    image: str
+    caption: str | None
+    id: str | None
+
+
+@dataclass(slots=True)
+class Entry:
+    """One row as it was read: captions are checked, the image isn't.
+
+    Args:
+        image: A path as written (relative to `root`), or something with `read() -> bytes`.
+        image_id: The source's own id, str or int, or None.
+        captions: Stripped, none of them empty.
+        origin: File and line or row.
+        fields: All other columns.
+        root: Folder that a relative path starts from, unless the caller named another.
+        number: Place in the source, from 0; the id of an image that has neither id nor path.
+    """
+
+    image: Any
+    image_id: Any
+    captions: tuple[str, ...]
+    origin: str
+    fields: dict[str, Any]
+    root: Path
+    number: int
+
+
+class Problems:
+    """Collects what is wrong with a source, so that a user mends it in one go."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.places: dict[tuple[str, str], list[str]] = {}
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def add(self, what: str, place: str, remedy: str) -> None:
+        """Note one problem: its kind, where it is, and what to do about all of its kind."""
+        kind = (what, remedy)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        places = self.places.setdefault(kind, [])
+        if len(places) < SHOWN:
+            places.append(place)
+
+    def check(self) -> None:
+        """Raise one ValueError with the first places and the total of each kind, if any."""
+        if not self.counts:
+            return
+        lines = []
+        for (what, remedy), places in self.places.items():
+            rest = self.counts[what, remedy] - len(places)
+            listed = "; ".join(places) + (f"; and {rest} more" if rest else "")
+            lines.append(f"- {what} ({self.counts[what, remedy]}): {listed}. {remedy}")
+        total = sum(self.counts.values())
+        count = "1 problem" if total == 1 else f"{total} problems"
+        raise ValueError(f"{self.source}: {count}\n" + "\n".join(lines))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint that ends a message: the known name most like this one, or nothing."""
+    by_folded = {known.casefold(): known for known in names}
+    match = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return f" Did you mean {by_folded[match[0]]!r}?" if match else ""
+
+
+def find_columns(names: Sequence[str], request: Request, source: str) -> Columns:
+    """The columns of a table to read.
+
+    Raises:
+        ValueError: A column that was asked for, or the caption column, isn't there.
+    """
+    listed = ", ".join(names)
+    if request.image_column not in names:
+        raise ValueError(
+            f"{source}: no column {request.image_column!r} for the image; there are: {listed}."
+            f"{nearest(request.image_column, names)} Set image_column to the one that holds it."
+        )
+    caption = request.caption_column
+    if caption is None:
+        caption = next((name for name in CAPTION_COLUMNS if name in names), None)
+    elif caption not in names:
+        raise ValueError(
+            f"{source}: no column {caption!r} for the caption; there are: {listed}."
+            f"{nearest(caption, names)} Set caption_column to the one that holds it."
+        )
+    if caption is None and request.require_captions:
+        raise ValueError(
+            f"{source}: no column {', '.join(CAPTION_COLUMNS[:-1])} or {CAPTION_COLUMNS[-1]} for "
+            f"the caption; there are: {listed}.{nearest(CAPTION_COLUMNS[0], names)} "
+            "Set caption_column to the one that holds it."
+        )
+    identity = request.id_column
+    if identity is None:
+        identity = ID_COLUMN if ID_COLUMN in names else None
+    elif identity not in names:
+        raise ValueError(
+            f"{source}: no column {identity!r} for the image id; there are: {listed}."
+            f"{nearest(identity, names)} Set id_column to the one that holds it, or leave it out."
+        )
+    return Columns(request.image_column, caption, identity)
+
+
+def table_entries(
+    rows: Iterable[TableRow], columns: Columns, request: Request, source: str, problems: Problems
+) -> list[Entry]:
+    """The entries of a table's rows; where a split is asked for, those whose column "split" has it.
+
+    Raises:
+        ValueError: No row is of that split, or there is no such column.
+    """
+    used = (columns.image, columns.caption, columns.id)
+    entries = []
+    splits = set()
+    for number, (row, image, origin, root) in enumerate(rows):
+        if request.split is not None:
+            splits.add(str(row.get("split") or ""))
+            if row.get("split") != request.split:
+                continue
+        identity = row.get(columns.id) if columns.id else None
+        if identity is not None and type(identity) not in (str, int):
+            problems.add(
+                "the image id is neither text nor a whole number",
+                f"{origin} ({identity!r})",
+                "Correct it, or set id_column to another column.",
+            )
+            identity = None
+        value = row.get(columns.caption) if columns.caption else None
+        captions = check_captions(value, origin, request.require_captions, problems)
+        fields = {name: value for name, value in row.items() if name not in used}
+        entries.append(Entry(image, identity, captions, origin, fields, root, number))
+    if request.split is not None and not entries and not problems.counts:
+        raise unknown_split(source, request.split, sorted(splits - {""}))
+    return entries
+
+
+def unknown_split(source: str, split: str | None, splits: Sequence[str]) -> ValueError:
+    """The error for a split that isn't there, or that has to be named."""
+    if not splits:
+        return ValueError(
+            f"{source}: no split {split!r}; nothing in it says which splits there are. "
+            "Leave split out, or add a column 'split'."
+        )
+    found = "a split has to be named" if split is None else f"no split {split!r}"
+    return ValueError(
+        f"{source}: {found}; the splits are: {', '.join(splits)}."
+        f"{nearest(split or '', splits)} Set split to one of them."
+    )
+
+
+def check_captions(value: Any, origin: str, required: bool, problems: Problems) -> tuple[str, ...]:
+    """One caption or a list of them as stripped strings; complains of empty and non-text ones.
+
+    Where captions aren't required, empty ones are left out without complaint.
+    """
+    several = isinstance(value, list | tuple)
+    captions = []
+    for position, caption in enumerate(value if several else [value]):
+        place = f"{origin}, caption {position + 1}" if several else origin
+        if caption is None:
+            caption = ""
+        if not isinstance(caption, str):
+            problems.add(
+                "the caption isn't text",
+                f"{place} ({type(caption).__name__})",
+                "A caption is a string, or a list of strings.",
+            )
+        elif stripped := caption.strip():
+            captions.append(stripped)
+        elif required:
+            problems.add("empty caption", place, "Write a caption there, or remove it.")
+    if several and not value and required:
+        problems.add("empty caption", origin, "Write a caption there, or remove it.")
+    return tuple(captions)
+
+
+def decode_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte-order mark.
+
+    Raises:
+        ValueError: It isn't UTF-8, with the line where that shows.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path.name}:{line}: not UTF-8 text (byte {data[error.start]:#04x}). "
+            "Save the file with the encoding UTF-8."
+        ) from error
+
+
+def decode_json(text: str, path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: It isn't JSON, with the line where that shows.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path.name}:{error.lineno}: invalid JSON at column {error.colno}: {error.msg}. "
+            "Correct the line; a file cut short is best fetched again."
+        ) from error

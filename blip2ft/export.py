@@ -1,0 +1,142 @@
+"""From a run to a folder that stock transformers loads: merged, verified, complete."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Blip2ForConditionalGeneration
+
+from blip2ft.data.batches import Sample, text_layout
+from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
+from blip2ft.models.load import end_token_id, load_captioner
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Largest difference of a logit, as a share of the largest logit. bf16 keeps 8 bits of mantissa
+# (1/256 a rounding), which grows over the depth of the model; fp32 merging moves the 6th digit.
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
+
+
+def adapter_folder(run: Path) -> Path:
+    """The folder of trained weights in `run`, or `run` itself where it is one.
+
+    Raises ValueError for a folder without any, and says what to do for a run that hasn't ended.
+    """
+    for folder in (run / "adapter", run):
+        if (folder / DESCRIPTION_FILE).is_file() and not (folder / "config.json").is_file():
+            return folder
+    if (run / "config.yaml").is_file():
+        raise ValueError(
+            f"the run {run} hasn't ended, so it has no adapter yet; go on with --train.resume true"
+        )
+    raise ValueError(f"{run} is no run and no adapter folder; pass the --output of a run")
+
+
+def load_finetuned(
+    run: str | Path, *, dtype: torch.dtype = torch.float32, base: str | None = None
+) -> tuple[Blip2ForConditionalGeneration, Any, dict[str, Any]]:
+    """The unquantised base of a run with its trained weights on, unmerged.
+
+    base: where the base model is now, if it moved. Returns model, processor and description.
+    """
+    folder = adapter_folder(Path(run))
+    description = read_description(folder)
+    model, processor = load_captioner(
+        base or description["base"],
+        revision=None if base else description["revision"],
+        image_size=description["image_size"],
+        dtype=dtype,
+    )
+    load_trained(model, folder)
+    return model.eval(), processor, description
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "fp32",
+    base: str | None = None,
+    tolerance: float | None = None,
+) -> dict[str, float]:
+    """Merge a run into `out`: model, processor and generation config of stock classes.
+
+    The merge is computed in fp32 over the unquantised base, then written in `dtype` ("fp32" or
+    "bf16"). The written folder is loaded again by stock transformers, and its logits on sample
+    inputs are compared with those of the unmerged model in fp32. Returns {"max_difference",
+    "largest_logit"}.
+
+    Raises ValueError where `out` is in use, and where the logits differ by more than `tolerance`
+    times the largest one; then nothing is left in `out`.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is in use and is not overwritten; choose another folder")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
+    model, processor, description = load_finetuned(run, base=base)
+    inputs = _sample_inputs(model, processor, description["prompt"])
+    unmerged = _logits(model, inputs)
+    merge_lora(model)
+    _complete_generation_config(model, description)
+
+    partial = out.with_name(f".partial-{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model.to(DTYPES[dtype]).save_pretrained(partial)
+        processor.save_pretrained(partial)
+        kept = {key: description[key] for key in ("base", "revision", "prompt", "generation")}
+        (partial / DESCRIPTION_FILE).write_text(json.dumps(kept, indent=2) + "\n")
+        del model
+        merged = Blip2ForConditionalGeneration.from_pretrained(partial, dtype=torch.float32)
+        written = _logits(merged.eval(), inputs)
+        difference = float((written - unmerged).abs().max())
+        largest = float(unmerged.abs().max())
+        allowed = TOLERANCES[dtype] if tolerance is None else tolerance
+        if not difference <= allowed * largest:
+            raise ValueError(
+                f"the merged model differs from the unmerged one: logits by {difference:.3g}, "
+                f"allowed is {allowed:g} of the largest, {largest:.3g}; nothing was exported. "
+                "Try --dtype fp32"
+            )
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {"max_difference": difference, "largest_logit": largest}
+
+
+def _complete_generation_config(
+    model: Blip2ForConditionalGeneration, description: dict[str, Any]
+) -> None:
+    config = model.generation_config
+    end = end_token_id(model)
+    # stock's generate asks the language model, whose settings come from text_config
+    model.config.text_config.eos_token_id = end
+    config.eos_token_id = end
+    config.pad_token_id = model.config.text_config.pad_token_id
+    config.bos_token_id = model.config.text_config.bos_token_id
+    generation = description["generation"]
+    config.num_beams = generation["num_beams"]
+    config.max_new_tokens = generation["max_new_tokens"]
+    if generation["num_beams"] > 1:
+        config.length_penalty = generation["length_penalty"]
+
+
+def _sample_inputs(model: Any, processor: Any, prompt: str) -> dict[str, torch.Tensor]:
+    """Two random images with the prompt and a few words to continue it."""
+    layout = text_layout(model, processor, max_target_tokens=16)
+    size = model.config.vision_config.image_size
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return layout.collate([Sample(image, prompt, "a dog and a red car") for image in pixels])
+
+
+@torch.inference_mode()
+def _logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    wanted = {key: value for key, value in inputs.items() if key != "labels"}
+    return model(**wanted).logits.float()

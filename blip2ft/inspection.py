@@ -1,0 +1,50 @@
+"""What a model or a run is made of, without loading its weights."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from transformers import Blip2ForConditionalGeneration
+
+from blip2ft.export import adapter_folder
+from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, read_description
+from blip2ft.models.load import read_config
+from blip2ft.models.parts import PARTS, parts_table, set_trainable
+
+
+def describe(name: str, *, revision: str | None = None) -> str:
+    """The parts table of a hub id, a folder or a run, and what else matters to its use."""
+    folder, parts, lines = None, dict.fromkeys(PARTS, "frozen"), []
+    path = Path(name)
+    if (path / "config.yaml").is_file() or (path / DESCRIPTION_FILE).is_file():
+        folder = None if (path / "config.json").is_file() else adapter_folder(path)
+    if folder is not None:
+        description = read_description(folder)
+        name, revision = description["base"], description["revision"]
+        parts = description["parts"]
+        lines = [f"trained weights  {folder}", f"prompt           {description['prompt']!r}"]
+    config = read_config(name, revision)
+    if folder is not None:
+        config.vision_config.image_size = description["image_size"]
+    with torch.device("meta"):
+        model = Blip2ForConditionalGeneration(config)
+    if folder is not None and (folder / LORA_FILE).is_file():
+        inject_adapter_in_model(
+            LoraConfig.from_pretrained(str(folder)), model, low_cpu_mem_usage=True
+        )
+    if folder is not None:
+        set_trainable(model, parts)
+    else:
+        model.requires_grad_(False)
+    size = config.vision_config.image_size
+    return "\n".join(
+        [
+            f"model            {name}",
+            *lines,
+            f"image            {size} x {size} px, patches of {config.vision_config.patch_size}",
+            f"queries          {config.num_query_tokens}",
+            f"language model   {config.text_config.model_type}",
+            "",
+            parts_table(model, parts),
+        ]
+    )

@@ -1,0 +1,176 @@
+"""LoRA on parts, and the trained weights as files: an adapter in peft's layout and the rest.
+
+A folder of trained weights holds
+    adapter_config.json, adapter_model.safetensors   the LoRA of all parts, as peft writes them
+    trained.safetensors                              parts trained in full, query tokens included
+    blip2ft.json                                     base, revision, parts, prompt, image size
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    LoraConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from blip2ft.models.parts import part_of
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION_FILE = "blip2ft.json"
+FULL_FILE = "trained.safetensors"
+LORA_FILE = "adapter_model.safetensors"
+
+
+def lora_targets(model: nn.Module, parts: Mapping[str, str]) -> list[str]:
+    """Full names of the linear layers of the parts in mode "lora", worked out from the model.
+
+    The language model's output head is left alone: it is usually tied to the input embedding,
+    and an update of one of the two can't be merged. Raises ValueError for a part without any.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    names = []
+    for part, mode in parts.items():
+        if mode != "lora":
+            continue
+        found = [
+            name
+            for name, module in model.named_modules()
+            # quantised layers are subclasses of Linear
+            if isinstance(module, nn.Linear) and module is not head and part_of(name) == part
+        ]
+        if not found:
+            raise ValueError(f"part {part!r} is set to lora but has no linear layer; use full")
+        names += found
+    return names
+
+
+def attach_lora(
+    model: nn.Module,
+    parts: Mapping[str, str],
+    *,
+    r: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.05,
+    dora: bool = False,
+    rslora: bool = False,
+) -> LoraConfig | None:
+    """Put a LoRA on every linear layer of the parts in mode "lora", in place.
+
+    The model stays of its stock class. Returns peft's config, None where no part is adapted.
+    """
+    targets = lora_targets(model, parts)
+    if not targets:
+        return None
+    if r < 1:
+        raise ValueError(f"lora.r is {r}: the rank must be at least 1")
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        use_dora=dora,
+        use_rslora=rslora,
+        target_modules=targets,
+    )
+    inject_adapter_in_model(config, model)
+    return config
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add every LoRA into the weight that it adapts and take it off, in place."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            # safe_merge looks for NaN before it writes
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that train, by name; of tied ones the first name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_trained(
+    model: nn.Module, folder: Path, lora: LoraConfig | None, description: Mapping[str, Any]
+) -> None:
+    """Write what was trained to `folder` (see the module's docstring)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    full = {n: t.cpu().contiguous() for n, t in trainable_state(model).items() if ".lora_" not in n}
+    if full:
+        save_file(full, folder / FULL_FILE, {"format": "pt"})
+    if lora is not None:
+        lora.base_model_name_or_path = description["base"]
+        lora.revision = description.get("revision")
+        lora.save_pretrained(str(folder))
+        state = get_peft_model_state_dict(model)
+        # the layout of a saved PeftModel, so that PeftModel.from_pretrained reads it
+        state = {f"base_model.model.{n}": t.cpu().contiguous() for n, t in state.items()}
+        save_file(state, folder / LORA_FILE, {"format": "pt"})
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(dict(description), indent=2) + "\n")
+
+
+def describe_training(task: str, *, base: str, revision: str | None, **rest: Any) -> dict[str, Any]:
+    """What blip2ft.json says of trained weights; a local base is named by its full path."""
+    local = Path(base).exists()
+    return {
+        "task": task,
+        "base": str(Path(base).resolve()) if local else base,
+        "revision": revision,
+        **rest,
+    }
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `save_trained` wrote about the weights in `folder`."""
+    path = folder / DESCRIPTION_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no {DESCRIPTION_FILE}, so it holds no weights that blip2ft trained; "
+            "pass a run's adapter folder, such as runs/NAME/adapter"
+        )
+    return json.loads(path.read_text())
+
+
+def load_trained(model: nn.Module, folder: Path) -> None:
+    """Put the trained weights in `folder` on `model`, in place; LoRA layers are attached.
+
+    Raises ValueError for weights that the model has no place for, before anything is changed.
+    """
+    description = read_description(folder)
+    full_path, lora_path = folder / FULL_FILE, folder / LORA_FILE
+    full = load_file(full_path) if full_path.is_file() else {}
+    own = dict(model.named_parameters())
+    for name, tensor in full.items():
+        if name not in own or own[name].shape != tensor.shape:
+            have = tuple(own[name].shape) if name in own else "nothing of that name"
+            raise ValueError(
+                f"{full_path} doesn't fit the model: {name} is {tuple(tensor.shape)}, the model "
+                f"has {have}; it was trained on {description.get('base')!r} "
+                f"at {description.get('image_size')} px"
+            )
+    with torch.no_grad():
+        for name, tensor in full.items():
+            own[name].copy_(tensor)
+    if lora_path.is_file():
+        inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model)
+        state = load_file(lora_path)
+        state = {name.removeprefix("base_model.model."): t for name, t in state.items()}
+        result = set_peft_model_state_dict(model, state)
+        if result.unexpected_keys:
+            raise ValueError(
+                f"{lora_path} doesn't fit the model: it has no place for "
+                f"{', '.join(sorted(result.unexpected_keys)[:3])}"
+            )

@@ -1,0 +1,154 @@
+"""The four parts of a BLIP-2 model, and how each trains.
+
+That table is the whole policy on freezing and adapters: every parameter belongs to exactly one
+part, and every part is frozen, trained in full, or trained through LoRA.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+# Top-level attributes of the stock classes (Blip2ForConditionalGeneration,
+# InstructBlipForConditionalGeneration, Blip2ForImageTextRetrieval) that make up each part.
+PARTS: dict[str, tuple[str, ...]] = {
+    "vision": ("vision_model",),
+    "qformer": ("qformer", "query_tokens", "embeddings"),
+    "projection": ("language_projection", "vision_projection", "text_projection", "itm_head"),
+    "language": ("language_model",),
+}
+MODES = ("frozen", "lora", "full")
+
+
+def part_of(name: str) -> str:
+    """The part that the parameter or module called `name` belongs to.
+
+    Raises ValueError where it belongs to none, so that nothing is ever left out silently.
+    """
+    top = name.split(".", 1)[0]
+    for part, attributes in PARTS.items():
+        if top in attributes:
+            return part
+    raise ValueError(
+        f"{name!r} belongs to none of the parts {', '.join(PARTS)}; "
+        "if the model has a new head, add its attribute to PARTS in blip2ft/models/parts.py"
+    )
+
+
+def check_parts(parts: Mapping[str, str], quantize: Collection[str] = ()) -> None:
+    """Raise ValueError where `parts` or `quantize` names no part or mode, or the two clash."""
+    for part in [*parts, *quantize]:
+        if part not in PARTS:
+            near = get_close_matches(part, PARTS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown part {part!r}: allowed are {', '.join(PARTS)}{hint}")
+    for part, mode in parts.items():
+        if mode not in MODES:
+            raise ValueError(f"part {part!r} has mode {mode!r}: allowed are {', '.join(MODES)}")
+    if all(parts.get(part, "frozen") == "frozen" for part in PARTS):
+        raise ValueError("every part is frozen, so nothing would train; set one to full or lora")
+    for part in quantize:
+        if part in ("qformer", "projection"):
+            raise ValueError(
+                f"quantize names {part!r}, but only language and vision can be quantised: "
+                f"{part} is small, and its rounding errors would reach every answer"
+            )
+        if parts.get(part) == "full":
+            raise ValueError(
+                f"part {part!r} is quantised and set to full, but quantised weights can't be "
+                f"updated; set parts.{part} to lora or frozen, or take it out of quantize"
+            )
+
+
+def parameters_of(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """The names and parameters of `part`, adapters included."""
+    return ((n, p) for n, p in model.named_parameters() if part_of(n) == part)
+
+
+def modules_of(model: nn.Module, part: str) -> list[nn.Module]:
+    """The top-level modules of `part` that `model` has; a bare parameter isn't one."""
+    found = (getattr(model, attribute, None) for attribute in PARTS[part])
+    return [module for module in found if isinstance(module, nn.Module)]
+
+
+def set_trainable(
+    model: nn.Module, parts: Mapping[str, str], frozen_dtype: torch.dtype = torch.float32
+) -> None:
+    """Freeze and unfreeze `model` by the table, in place; adapters must be attached already.
+
+    Trained parameters become fp32: in fp16 they overflow to NaN, in bf16 they lose updates smaller
+    than 1/256 of themselves. Frozen ones are kept in `frozen_dtype`, quantised ones as they are.
+    """
+    for name, parameter in model.named_parameters():
+        mode = parts.get(part_of(name), "frozen")
+        # peft names all that it adds lora_*: lora_A, lora_B, and DoRA's lora_magnitude_vector
+        trains = mode == "full" or (mode == "lora" and ".lora_" in name)
+        if trains and not parameter.is_floating_point():
+            raise ValueError(f"{name} is quantised and can't be trained in full; use lora")
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.float32 if trains else frozen_dtype)
+        parameter.requires_grad_(trains)
+
+
+def set_train_mode(model: nn.Module) -> None:
+    """Train mode (dropout) for parts that train, eval mode for frozen ones.
+
+    A frozen part drops nothing out: its noise would only blur the gradient that passes through it.
+    Layers that checkpoint gradients look at their own `training` flag, so it stays set on those
+    of a frozen part, with the dropout that some keep as a number turned off.
+    """
+    model.train()
+    for part in PARTS:
+        if any(p.requires_grad for _, p in parameters_of(model, part)):
+            continue
+        for module in modules_of(model, part):
+            module.eval()
+            for layer in module.modules():
+                if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                    layer.training = True
+                    if isinstance(getattr(layer, "dropout", None), float):
+                        layer.dropout = 0.0
+
+
+def checkpoint_gradients(model: nn.Module, parts: Collection[str]) -> None:
+    """Recompute the activations of `parts` in the backward pass instead of keeping them."""
+    for part in parts:
+        if part not in ("vision", "qformer", "language"):
+            raise ValueError(
+                f"gradient_checkpointing names {part!r}: allowed are vision, qformer, language"
+            )
+        for module in modules_of(model, part):
+            if hasattr(module, "gradient_checkpointing_enable"):
+                enable: Any = module.gradient_checkpointing_enable
+                enable({"use_reentrant": False})
+
+
+def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Trainable and total number of parameters of each part; packed 4-bit weights count in full."""
+    counts = dict.fromkeys(PARTS, (0, 0))
+    for name, parameter in model.named_parameters():
+        packed = getattr(parameter, "quant_state", None)
+        size = packed.shape.numel() if packed is not None else parameter.numel()
+        part = part_of(name)
+        trainable, total = counts[part]
+        counts[part] = (trainable + size * parameter.requires_grad, total + size)
+    return counts
+
+
+def parts_table(model: nn.Module, parts: Mapping[str, str] | None = None) -> str:
+    """The table of parts as text: mode, dtype, trainable and total parameters."""
+    lines = [f"{'part':<12}{'mode':<10}{'dtype':<12}{'trainable':>16}{'total':>16}"]
+    sums = [0, 0]
+    for part, (trainable, total) in count_parameters(model).items():
+        if not total:
+            continue
+        dtypes = {str(p.dtype).removeprefix("torch.") for _, p in parameters_of(model, part)}
+        mode = (parts or {}).get(part, "frozen" if not trainable else "full")
+        dtype = "+".join(sorted(dtypes))
+        lines.append(f"{part:<12}{mode:<10}{dtype:<12}{trainable:>16,}{total:>16,}")
+        sums = [sums[0] + trainable, sums[1] + total]
+    lines.append(f"{'all':<34}{sums[0]:>16,}{sums[1]:>16,}")
+    return "\n".join(lines)

@@ -1,0 +1,178 @@
+"""Captioning: the loss, the answers and their scores."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import Blip2ForConditionalGeneration
+
+from blip2ft.data.batches import IGNORE, Sample, TextLayout
+from blip2ft.data.images import EvalTransform, TrainTransform, open_image
+from blip2ft.data.order import Key
+from blip2ft.data.records import Record
+from blip2ft.losses import language_modeling
+
+
+@dataclass(frozen=True)
+class CaptionPairs(Dataset):
+    """Every pair of an image and one of its captions, as training samples.
+
+    A sample's augmentation depends on seed, epoch and index alone, never on the worker.
+    """
+
+    records: Sequence[Record]
+    pairs: Sequence[tuple[int, int]]
+    transform: TrainTransform
+    prompt: str
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: Key) -> Sample:
+        record, caption = self.pairs[key.sample]
+        rng = np.random.default_rng([self.seed, key.epoch, key.sample])
+        pixels = load_pixels(self.records[record], self.transform, rng)
+        return Sample(pixels, self.prompt, self.records[record].captions[caption])
+
+
+def caption_pairs(
+    records: Sequence[Record], transform: TrainTransform, prompt: str, seed: int
+) -> CaptionPairs:
+    """The training samples of `records`: one for each caption, as the original counts them."""
+    pairs = [(i, j) for i, record in enumerate(records) for j in range(len(record.captions))]
+    return CaptionPairs(records, pairs, transform, prompt, seed)
+
+
+def load_pixels(
+    record: Record,
+    transform: TrainTransform | EvalTransform,
+    rng: np.random.Generator | None = None,
+) -> Tensor:
+    """The record's image as (3, H, W) float32."""
+    image = open_image(record.image, origin=record.origin, size_hint=transform.size_hint)
+    if isinstance(transform, TrainTransform):
+        return transform(image, rng or np.random.default_rng())
+    return transform(image)
+
+
+def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Cross entropy summed over the labelled tokens of a batch from `TextLayout.collate`."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = model(**inputs).logits
+    return language_modeling(logits, batch["labels"], shift="decoder_input_ids" not in batch)
+
+
+def count_labels(batch: Mapping[str, Tensor]) -> int:
+    """How many tokens `caption_loss` sums over."""
+    return int((batch["labels"] != IGNORE).sum())
+
+
+@torch.inference_mode()
+def generate(
+    model: Blip2ForConditionalGeneration,
+    layout: TextLayout,
+    samples: Sequence[Sample],
+    *,
+    num_beams: int = 5,
+    max_new_tokens: int = 30,
+    length_penalty: float = 1.0,
+    **options: Any,
+) -> list[str]:
+    """Answers to a batch of samples, decoded by beam search (section 4.2: 5 beams).
+
+    Each is what the sample alone would get: padding changes nothing. Further options go to
+    transformers' `generate`.
+    """
+    batch = {key: v.to(model.device) for key, v in layout.collate_prompts(samples).items()}
+    ids = model.generate(
+        **batch,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+        do_sample=False,
+        eos_token_id=layout.end_token_id,
+        pad_token_id=layout.pad_token_id,
+        **options,
+    )
+    if not layout.is_encoder_decoder:
+        ids = ids[:, batch["input_ids"].shape[1] :]  # they begin with the prompt
+    return layout.decode(ids)
+
+
+def predict(
+    model: Blip2ForConditionalGeneration,
+    layout: TextLayout,
+    transform: EvalTransform,
+    records: Sequence[Record],
+    *,
+    prompts: str | Sequence[str],
+    batch_size: int = 16,
+    workers: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> list[str]:
+    """One answer a record, in the order of `records`, on every process.
+
+    prompts: one for all, or one a record; prompts of like length share a batch. The records are
+    split over the accelerator's processes, each answered once, whatever the remainder. options:
+    see `generate`.
+    """
+    prompts = [prompts] * len(records) if isinstance(prompts, str) else list(prompts)
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    by_length = sorted(range(len(records)), key=lambda i: len(prompts[i]))
+    mine = by_length[rank::world]
+    loader = DataLoader(
+        _Questions(records, prompts, transform),
+        batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
+        num_workers=workers,
+        collate_fn=list,
+    )
+    model.eval()
+    answers: list[tuple[int, str]] = []
+    bar = tqdm(total=len(mine), desc="caption", disable=not progress or rank != 0, leave=False)
+    with bar, accelerator.autocast() if accelerator else nullcontext():
+        for batch in loader:
+            texts = generate(model, layout, [sample for _, sample in batch], **options)
+            answers += zip([i for i, _ in batch], texts, strict=True)
+            bar.update(len(batch))
+    if world > 1:
+        answers = gather_object(answers)
+    return [text for _, text in sorted(answers)]
+
+
+def score(records: Sequence[Record], captions: Sequence[str], *, java: bool = False) -> Any:
+    """`CaptionScores` of one caption a record against the record's own captions.
+
+    java: also METEOR and SPICE, where they can run.
+    """
+    predictions = {
+        record.image_id: caption for record, caption in zip(records, captions, strict=True)
+    }
+    references = {record.image_id: list(record.captions) for record in records}
+    from blip2ft.metrics import score_captions
+
+    return score_captions(predictions, references, java=java)
+
+
+@dataclass(frozen=True)
+class _Questions(Dataset):
+    records: Sequence[Record]
+    prompts: Sequence[str]
+    transform: EvalTransform
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[int, Sample]:
+        pixels = load_pixels(self.records[index], self.transform)
+        return index, Sample(pixels, self.prompts[index])

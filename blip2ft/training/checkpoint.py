@@ -1,0 +1,154 @@
+"""Checkpoints that are whole or aren't there: what trains, and all that makes the run go on."""
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from blip2ft.models.adapters import trainable_state
+
+PREFIX = "step-"
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    state: dict[str, Any],
+) -> Path:
+    """Write `folder`/step-00000123 and return it; every process must call.
+
+    Trained weights, optimizer, schedule, gradient scaler, random states of all processes, and
+    `state` (JSON), of which "step" names the checkpoint. Written beside, flushed to disk, renamed:
+    a kill at any moment leaves the checkpoint whole or no checkpoint. Frozen weights aren't saved.
+    """
+    final = checkpoint_of(folder, state["step"])
+    random_states = gather_object([_random_state()])
+    if accelerator.is_main_process and not final.exists():
+        partial = folder / f".partial-{final.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        bare = accelerator.unwrap_model(model)
+        weights = {name: t.cpu().contiguous() for name, t in trainable_state(bare).items()}
+        save_file(weights, partial / "trained.safetensors", {"format": "pt"})
+        scaler = accelerator.scaler
+        rest = {
+            "optimizer": optimizer.state_dict(),
+            "schedule": {"last_epoch": schedule.last_epoch},
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "random": random_states,
+        }
+        torch.save(rest, partial / "rest.pt")
+        (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        for path in partial.iterdir():
+            _flush(path)
+        partial.rename(final)
+        _flush(folder)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def load_checkpoint(
+    checkpoint: Path,
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> dict[str, Any]:
+    """Put everything back as `save_checkpoint` found it, in place, and return its `state`.
+
+    Raises ValueError where what trains now isn't what trained then.
+    """
+    load_weights(checkpoint, accelerator.unwrap_model(model))
+    rest = torch.load(checkpoint / "rest.pt", map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(rest["optimizer"])
+    # the schedule is a function of the step; the groups' rates came with the optimizer
+    schedule.last_epoch = rest["schedule"]["last_epoch"]
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+    if accelerator.scaler is not None and rest["scaler"] is not None:
+        accelerator.scaler.load_state_dict(rest["scaler"])
+    if len(rest["random"]) == accelerator.num_processes:
+        _set_random_state(rest["random"][accelerator.process_index])
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def load_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Copy the checkpoint's weights into what trains in `model`, by name.
+
+    Raises ValueError where the two don't have the same names.
+    """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weights = load_file(checkpoint / "trained.safetensors")
+    if weights.keys() != own.keys():
+        other = sorted(weights.keys() ^ own.keys())
+        raise ValueError(
+            f"{checkpoint} can't be resumed: it and this run differ in {len(other)} trained "
+            f"tensors, such as {other[0]}; parts, lora and model must be the same as then"
+        )
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in `folder`, oldest first."""
+    found = (p for p in folder.glob(f"{PREFIX}*") if (p / "state.json").is_file())
+    return sorted(found, key=lambda p: int(p.name.removeprefix(PREFIX)))
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """The checkpoint of `step` in `folder`."""
+    return folder / f"{PREFIX}{step:08d}"
+
+
+def remove_old(folder: Path, keep: int, best: int | None) -> None:
+    """Remove all but the `keep` newest checkpoints and that of step `best`."""
+    checkpoints = list_checkpoints(folder)
+    for checkpoint in checkpoints[: max(0, len(checkpoints) - keep)]:
+        if int(checkpoint.name.removeprefix(PREFIX)) != best:
+            # renamed first: a half-removed checkpoint must not look whole
+            gone = checkpoint.rename(folder / f".partial-{checkpoint.name}")
+            shutil.rmtree(gone)
+
+
+def _random_state() -> dict[str, Any]:
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = numpy_state
+    version, internal, gauss_next = random.getstate()
+    return {
+        "python": [version, list(internal), gauss_next],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""Before the first step: does the image reach the loss, and the loss what shall train?"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from blip2ft.data.batches import IGNORE, Sample, TextLayout
+from blip2ft.models.parts import PARTS, modules_of, parameters_of, part_of
+
+logger = logging.getLogger(__name__)
+
+
+def preflight(
+    model: nn.Module,
+    layout: TextLayout,
+    samples: Sequence[Sample],
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    accelerator: Accelerator,
+) -> None:
+    """Check a few samples end to end, and stop with what is wrong; weights and seeds stay.
+
+    Raises ValueError where image tokens are missing or too many, labels don't decode to the target
+    text, a part computes NaN or infinity, another image leaves the loss as it is, a part that
+    trains gets no gradient, or a frozen one gets any.
+    """
+    batch = layout.collate(samples)
+    check_image_tokens(batch["input_ids"], layout.image_token_id, layout.num_query_tokens)
+    check_labels(layout, samples, batch["labels"])
+    batch = {key: value.to(accelerator.device) for key, value in batch.items()}
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    was_training = model.training
+    with torch.random.fork_rng(devices):
+        model.eval()
+        where = name_nonfinite_part(model, lambda m: loss(m, batch), accelerator)
+        if where:
+            raise ValueError(f"preflight: the loss isn't finite before any training; {where}")
+        check_image_matters(model, batch, loss, accelerator)
+        check_gradients(model, batch, loss, accelerator)
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+
+
+def check_image_tokens(input_ids: Tensor, image_token_id: int, expected: int) -> None:
+    """Every row must have exactly `expected` image tokens, or the image isn't all there."""
+    found = (input_ids == image_token_id).sum(1).tolist()
+    if set(found) != {expected}:
+        raise ValueError(
+            f"preflight: a sample has {min(found)} image tokens, the model has {expected} queries; "
+            "the image would not reach the language model: check the tokenizer's <image> token"
+        )
+
+
+def check_labels(layout: TextLayout, samples: Sequence[Sample], labels: Tensor) -> None:
+    """The labels, decoded, must be the target and the end token, and nothing else."""
+    for sample, row in zip(samples, labels, strict=True):
+        ids = row[row != IGNORE]
+        ended = int(ids[-1]) == layout.end_token_id
+        text = layout.decode(ids[None, :-1] if ended else ids[None])[0]
+        target = (sample.target or "").strip()
+        logger.info("preflight: %r learns to answer %r%s", sample.prompt, text, " + end" * ended)
+        fits = text == target if ended else target.startswith(text)
+        if not fits and layout.tokenizer.unk_token_id not in ids.tolist():
+            raise ValueError(
+                f"preflight: the labels decode to {text!r}, the target is {target!r}; "
+                "the tokenizer changes the text: check that it is the checkpoint's own"
+            )
+
+
+def check_image_matters(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    accelerator: Accelerator,
+) -> None:
+    """Another image must change the loss."""
+    other = dict(batch)
+    other["pixel_values"] = -batch["pixel_values"].roll(1, dims=0) + 0.5
+    with torch.no_grad(), accelerator.autocast():
+        here, there = float(loss(model, batch)), float(loss(model, other))
+    if here == there:
+        raise ValueError(
+            f"preflight: the loss is {here:.6f} whatever the image; nothing of the image reaches "
+            "the language model (are the query tokens or the projection all zeros?)"
+        )
+
+
+def check_gradients(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    accelerator: Accelerator,
+) -> None:
+    """The gradient must reach every part that trains, and no other."""
+    with accelerator.autocast():
+        value = loss(model, batch)
+    value.backward()
+    reached = {
+        part_of(name)
+        for name, p in model.named_parameters()
+        if p.grad is not None and bool(p.grad.any())
+    }
+    trains = {part for part in PARTS if any(p.requires_grad for _, p in parameters_of(model, part))}
+    for part in trains - reached:
+        raise ValueError(
+            f"preflight: part {part!r} shall train, but the gradient doesn't reach it; "
+            "look for zero weights between it and the loss"
+        )
+    for part in reached - trains:
+        raise ValueError(f"preflight: part {part!r} is frozen, but the gradient reaches it")
+
+
+def name_nonfinite_part(
+    model: nn.Module, loss: Callable[[nn.Module], Tensor], accelerator: Accelerator
+) -> str:
+    """Which part first computes NaN or infinity for a batch; "" where all is finite."""
+    order: list[str] = []
+
+    def watch(part: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if part not in order and not _all_finite(output):
+                order.append(part)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(part))
+        for part in PARTS
+        for module in modules_of(model, part)
+    ]
+    try:
+        with torch.no_grad(), accelerator.autocast():
+            value = loss(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if order:
+        weights = [n for n, p in parameters_of(model, order[0]) if not _all_finite(p)]
+        cause = f"its weight {weights[0]} isn't finite" if weights else "its weights are finite"
+        return (
+            f"it comes from part {order[0]!r} ({cause}); in fp16 this is an overflow: use "
+            "model.precision bf16 or fp32; otherwise lower optimizer.lr"
+        )
+    if not bool(torch.isfinite(value)):
+        return "every part is finite, so it is the loss itself: is a batch without any label?"
+    return ""
+
+
+def _all_finite(value: object) -> bool:
+    if isinstance(value, Tensor):
+        # quantised weights are integers
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(_all_finite(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_all_finite(v) for v in value)
+    return True

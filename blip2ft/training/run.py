@@ -1,0 +1,146 @@
+"""A run's folder: what was asked for, on what, and everything that came of it.
+
+config.yaml          every setting, resolved
+environment.json     versions, git commit, hardware, command
+log.jsonl            loss, rate and speed while training
+metrics.jsonl        each evaluation's scores
+predictions/         each evaluation's answers
+checkpoints/         to resume from
+adapter/             what was trained, when the run has ended
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run: its scores, and its answers with their references."""
+
+    scores: dict[str, float]
+    answers: list[dict[str, Any]]
+
+
+def check_output(output: str | Path, *, resume: bool) -> None:
+    """Raise ValueError where a folder is in use and `resume` is off, or has nothing to resume."""
+    run = Path(output)
+    in_use = run.exists() and (not run.is_dir() or any(run.iterdir()))
+    if in_use and not resume:
+        raise ValueError(
+            f"the output folder {run} is in use and nothing in it is ever overwritten; resume it "
+            "with --train.resume true, or choose another with --output FOLDER"
+        )
+    if resume and not (run / "config.yaml").is_file():
+        raise ValueError(f"nothing to resume: {run} holds no run; leave out --train.resume")
+
+
+def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
+    """Make the folder of a new run; call on one process, after `check_output`.
+
+    A resumed run keeps its first config.yaml and gets a further one, named after it.
+    """
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (run / "predictions").mkdir(exist_ok=True)
+    times = len(list(run.glob("config*.yaml")))
+    suffix = f"-resumed-{times}" if resume else ""
+    (run / f"environment{suffix}.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    (run / f"config{suffix}.yaml").write_text(config_yaml)
+
+
+def record_evaluation(
+    run: Path, split: str, step: int, scores: Mapping[str, float], answers: Sequence[Any]
+) -> None:
+    """Keep an evaluation's scores and answers in the run's folder."""
+    write_lines(_answers_path(run, split, step), answers)
+    append_line(run / "metrics.jsonl", {"step": step, "split": split, **scores})
+
+
+def read_evaluation(run: Path, split: str, step: int) -> Evaluation:
+    """The evaluation that `record_evaluation` kept; of several at one step the last."""
+    rows = [
+        row
+        for row in read_lines(run / "metrics.jsonl")
+        if row["split"] == split and row["step"] == step
+    ]
+    scores = {k: v for k, v in rows[-1].items() if k not in ("split", "step")} if rows else {}
+    return Evaluation(scores, read_lines(_answers_path(run, split, step)))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit, hardware and command of this process."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+    }
+
+
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Add one line of JSON to `path`."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(values), ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as lines of JSON, whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Forget what a run logged after the checkpoint that it resumes from."""
+    rows = read_lines(path)
+    if rows:
+        write_lines(path, [row for row in rows if row["step"] <= step])
+
+
+def _answers_path(run: Path, split: str, step: int) -> Path:
+    return run / "predictions" / f"{split}-{step:08d}.jsonl"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,35 @@
+"""What a run gained, for a person to read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def score_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """A row for each metric: before, after."""
+    rows = [f"{'metric':<14}{'before':>10}{'after':>10}"]
+    rows += [
+        f"{name:<14}{_number(before.get(name)):>10}{_number(value):>10}"
+        for name, value in after.items()
+    ]
+    return "\n".join(rows)
+
+
+def answer_table(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], count: int = 5
+) -> str:
+    """Some records, evenly spread, with one reference, the caption before and the one after."""
+    chosen = range(0, len(after), max(1, len(after) // count))
+    earlier = {row["image_id"]: row["caption"] for row in before}
+    lines = []
+    for row in [after[i] for i in chosen][:count]:
+        lines += [
+            f"{row['image_id']}",
+            f"  reference  {row['references'][0]}",
+            f"  before     {earlier.get(row['image_id'], '?')}",
+            f"  after      {row['caption']}",
+        ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,197 @@
+"""Fine-tune BLIP-2 for captioning: the run, from top to bottom.
+
+accelerate launch recipes/caption.py --config recipes/caption/tiny.yaml
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from blip2ft.cli import quiet_libraries
+from blip2ft.config import CaptionConfig
+from blip2ft.parse import parse_config, run_cleanly
+
+
+def main(config: CaptionConfig, config_yaml: str) -> None:
+    quiet_libraries()
+    # Heavy imports come after the settings are read: --help and typing errors answer at once.
+    import torch
+    from accelerate.utils import set_seed
+    from torch.utils.data import DataLoader
+
+    from blip2ft.data.batches import text_layout
+    from blip2ft.data.images import transforms_for
+    from blip2ft.data.order import Order
+    from blip2ft.data.records import Record, read_records
+    from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+    from blip2ft.models.load import load_captioner
+    from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
+    from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels, predict, score
+    from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.loop import Milestones, train
+    from blip2ft.training.optimizer import make_optimizer, make_schedule
+    from blip2ft.training.preflight import preflight
+    from blip2ft.training.processes import frozen_dtype, start_processes
+    from blip2ft.training.run import check_output, open_run, read_evaluation, record_evaluation
+    from blip2ft.training.summary import answer_table, score_table
+
+    # What can't work is refused before anything is loaded or written.
+    parts = asdict(config.parts)
+    check_parts(parts, config.quantize)
+    check_output(config.output, resume=config.train.resume)
+    accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
+    say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
+    set_seed(config.seed)
+
+    train_records = read_records(**asdict(config.data.train))
+    validation_records = read_records(**asdict(config.data.validation))
+    test_records = validation_records
+    if config.data.test is not None:
+        test_records = read_records(**asdict(config.data.test))
+
+    # The model: loaded, adapted, frozen.
+    model, processor = load_captioner(
+        config.model.name,
+        revision=config.model.revision,
+        image_size=config.model.image_size,
+        dtype=torch.float32,
+        quantize=config.quantize,
+    )
+    lora = attach_lora(model, parts, **asdict(config.lora))
+    set_trainable(model, parts, frozen_dtype(accelerator, model.config))
+    checkpoint_gradients(model, config.model.gradient_checkpointing)
+    model.to(accelerator.device)
+    say(parts_table(model, parts))
+
+    # Samples, their order, and how the processes share a step.
+    layout = text_layout(model, processor, config.data.max_target_tokens)
+    augment, resize = transforms_for(
+        processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
+    )
+    samples = caption_pairs(train_records, augment, config.prompt, config.seed)
+    order = Order(len(samples), config.train.batch_size, config.seed)
+    steps = order.steps(config.train.epochs)
+    steps = min(steps, config.train.max_steps or steps)
+    processes, size = accelerator.num_processes, config.train.micro_batch_size
+    accumulation = order.accumulation(processes, size)
+    say(
+        f"{len(train_records)} images, {len(samples)} captions; {steps} steps of "
+        f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
+    )
+
+    def batches(first: int, last: int) -> DataLoader:
+        keys = order.micro_batches(
+            first, last, rank=accelerator.process_index, world_size=processes, size=size
+        )
+        return DataLoader(
+            samples,
+            batch_sampler=keys,
+            collate_fn=layout.collate,
+            num_workers=config.data.workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    if config.train.preflight:
+        few = [samples[key] for key in order.batch(0)[:2]]
+        preflight(model, layout, few, caption_loss, accelerator)
+
+    # From here on there is a run.
+    run = Path(config.output)
+    if accelerator.is_main_process:
+        open_run(run, config_yaml, resume=config.train.resume)
+    accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
+    optimizer = make_optimizer(
+        model,
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        vision_layer_decay=config.optimizer.vision_layer_decay,
+    )
+    schedule = make_schedule(
+        optimizer,
+        steps=steps,
+        warmup_steps=config.optimizer.warmup_steps,
+        lr=config.optimizer.lr,
+        min_lr=config.optimizer.min_lr,
+    )
+    bare = model
+    model, optimizer = accelerator.prepare(model, optimizer)
+
+    def evaluate(records: Sequence[Record], split: str, step: int) -> dict[str, float]:
+        captions = predict(
+            bare,
+            layout,
+            resize,
+            records,
+            prompts=config.prompt,
+            workers=config.data.workers,
+            accelerator=accelerator,
+            progress=True,
+            **asdict(config.generation),
+        )
+        scores = score(records, captions, java=split == "test").scores
+        if accelerator.is_main_process:
+            rows = [
+                {"image_id": r.image_id, "caption": c, "references": r.captions}
+                for r, c in zip(records, captions, strict=True)
+            ]
+            record_evaluation(run, split, step, scores, rows)
+        accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
+        return scores
+
+    checkpoints = list_checkpoints(run / "checkpoints")
+    if not checkpoints:
+        evaluate(test_records, "test", 0)
+    every = config.train.evaluate_every or order.steps(1)
+    best = train(
+        accelerator=accelerator,
+        run=run,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        batches=batches,
+        accumulation=accumulation,
+        steps=steps,
+        loss=caption_loss,
+        count=count_labels,
+        evaluate=lambda step: evaluate(validation_records, "validation", step),
+        milestones=Milestones(
+            evaluate_every=every,
+            checkpoint_every=config.train.checkpoint_every or every,
+            log_every=config.train.log_every,
+            keep_checkpoints=config.train.keep_checkpoints,
+            best_metric=config.train.best_metric,
+        ),
+        max_grad_norm=config.optimizer.max_grad_norm,
+        resume_from=checkpoints[-1] if checkpoints else None,
+    )
+
+    # The best weights are the run's result.
+    load_weights(checkpoint_of(run / "checkpoints", best), bare)
+    evaluate(test_records, "test", best)
+    if accelerator.is_main_process:
+        description = describe_training(
+            "caption",
+            base=config.model.name,
+            revision=config.model.revision,
+            image_size=bare.config.vision_config.image_size,
+            parts=parts,
+            prompt=config.prompt,
+            generation=asdict(config.generation),
+        )
+        save_trained(bare, run / "adapter", lora, description)
+    accelerator.end_training()
+    before, after = read_evaluation(run, "test", 0), read_evaluation(run, "test", best)
+    say(f"\n{score_table(before.scores, after.scores)}")
+    say(f"\n{answer_table(before.answers, after.answers)}")
+    say(f"\nbest step {best} of {steps}; everything lies in {run}")
+    say(f"a model for stock transformers: blip2ft export {run} --out FOLDER")
+
+
+if __name__ == "__main__":
+    run_cleanly(
+        lambda: main(*parse_config(CaptionConfig, sys.argv[1:], "recipes/caption.py")),
+        debug="--debug" in sys.argv,
+    )
