@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -13,12 +14,17 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, with the nearest option where one is unknown."""
-        hint = ""
-        unknown = [word for word in message.split() if word.startswith("--")]
-        if "unrecognized" in message and unknown:
-            near = get_close_matches(unknown[0], self._option_string_actions, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+        """One line, with the nearest option, command or choice where one is unknown."""
+        hint, near = "", []
+        option = re.search(r"unrecognized arguments: .*?(--[^\s=]+)", message)
+        choice = re.search(r"invalid choice: '(.*?)'", message)
+        if option:
+            near = get_close_matches(option[1], self._option_string_actions, 1)
+        elif choice:
+            choices = [str(c) for action in self._actions for c in action.choices or ()]
+            near = get_close_matches(choice[1], choices, 1)
+        if near:
+            hint = f"; did you mean {near[0]}?"
         print(f"error: {message}{hint} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
 
@@ -30,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     for add in (_add_caption, _add_score, _add_export, _add_inspect):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.command is None and rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.command is None:
-        parser.print_help()
+        parser.print_help(sys.stderr)
         sys.exit(2)
     if rest:
         # the command's own parser knows the options that could have been meant
@@ -91,10 +99,10 @@ def _caption(arguments: argparse.Namespace) -> int:
     with bar:
         for start in range(0, len(paths), arguments.batch_size):
             chunk = paths[start : start + arguments.batch_size]
-            images = {}
+            images = []
             for path in chunk:
                 try:
-                    images[path] = open_image(path)
+                    images.append((path, open_image(path)))
                 except ValueError as error:
                     broken += 1
                     bar.write(f"error: {error}", file=sys.stderr)
@@ -102,12 +110,12 @@ def _caption(arguments: argparse.Namespace) -> int:
                 texts = caption(
                     model,
                     processor,
-                    list(images.values()),
+                    [image for _, image in images],
                     prompt=prompt,
                     batch_size=arguments.batch_size,
                     **options,
                 )
-                for path, text in zip(images, texts, strict=True):
+                for (path, _), text in zip(images, texts, strict=True):
                     row = {"image": str(path), "caption": text}
                     print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
             bar.update(len(chunk))
@@ -182,7 +190,9 @@ def _score(arguments: argparse.Namespace) -> int:
     )
     for metric, reason in scores.unavailable.items():
         print(f"{metric} is left out: {reason}", file=sys.stderr)
-    print(json.dumps(scores.scores))
+    # the official tools know no exact match
+    printed = {name: value for name, value in scores.scores.items() if name != "exact_match"}
+    print(json.dumps(printed))
     return 0
 
 
@@ -231,10 +241,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number above 0")
+    return int(text)
 
 
 def quiet_libraries() -> None:

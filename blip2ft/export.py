@@ -120,7 +120,7 @@ def _complete_generation_config(
     model.config.text_config.eos_token_id = end
     config.eos_token_id = end
     config.pad_token_id = model.config.text_config.pad_token_id
-    config.bos_token_id = model.config.text_config.bos_token_id
+    config.bos_token_id = getattr(model.config.text_config, "bos_token_id", None)
     generation = description["generation"]
     config.num_beams = generation["num_beams"]
     config.max_new_tokens = generation["max_new_tokens"]

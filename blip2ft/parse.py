@@ -17,6 +17,16 @@ Config = TypeVar("Config")
 class _Parser(ArgumentParser):
     """Errors as ValueError, so that they are shown like all others."""
 
+    failed_file = ""
+
+    def parse_path(self, path: Any, *args: Any, **options: Any) -> Any:
+        """As jsonargparse does, but the file that an error is in is kept for the message."""
+        try:
+            return super().parse_path(path, *args, **options)
+        except Exception:
+            self.failed_file = f"{path}: "
+            raise
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ValueError(message)
 
@@ -40,11 +50,16 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
     parser.add_class_arguments(config_class, None)
     try:
         settings = parser.parse_args(list(argv))
+        settings.pop("config", None)
+        settings.pop("debug", None)
+        _check_groups(config_class, settings)
+        # parse_args lets a null pass for a value of any type
+        parser.validate(settings, skip_unset=False)
     except (ValueError, TypeError) as error:
-        raise ValueError(_readable(str(error), _keys(config_class))) from error
-    settings.pop("config", None)
-    settings.pop("debug", None)
-    yaml = parser.dump(settings, skip_validation=True)
+        message = _readable(str(error), _keys(config_class))
+        raise ValueError(f"{parser.failed_file}{message}") from error
+    # nulls too: where the default is a value, leaving them out would bring it back
+    yaml = parser.dump(settings, skip_validation=True, skip_unset=False)
     built = parser.instantiate(settings)
     return config_class(**{f.name: built[f.name] for f in dataclasses.fields(config_class)}), yaml  # type: ignore[arg-type]
 
@@ -64,7 +79,9 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         status = 130
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError) and not _disk_is_full(error):
+            raise
         if debug:
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -74,13 +91,20 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" at {error.filename}" if error.filename else ""
+    if _disk_is_full(error):
+        name = getattr(error, "filename", None)
+        where = f" at {name}" if name else ""
         return (
             f"no space left on the disk{where}; what was saved before is whole: free some space "
-            "and go on with --train.resume true"
+            "and run the same command again, a training run with --train.resume true"
         )
     return " ".join(str(error).split())
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether there is no space left; safetensors' error says so in its text alone."""
+    number = getattr(error, "errno", None)
+    return number == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def _keys(config_class: Any, prefix: str = "") -> list[str]:
@@ -94,23 +118,79 @@ def _keys(config_class: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+def _check_groups(config_class: Any, settings: Any, prefix: str = "") -> None:
+    """Raise ValueError where YAML gives something else for a group than its settings."""
+    for field in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(field.type):
+            key, value = prefix + field.name, getattr(settings, field.name)
+            if not hasattr(value, "__dict__"):
+                raise ValueError(_no_group(key, value, _keys(field.type, f"{key}.")))
+            _check_groups(field.type, value, f"{key}.")
+
+
+def _no_group(key: str, value: object, keys: Sequence[str]) -> str:
+    inside = next(other for other in keys if other.startswith(f"{key}."))
+    return f"{key} is {value!r}: allowed is a group of settings, such as {inside}"
+
+
 def _readable(message: str, keys: Sequence[str]) -> str:
-    """The parser's message, with the nearest known key where it complains of an unknown one."""
+    """The parser's message in fewer words, with the nearest known key for an unknown one."""
     message = " ".join(message.split())
-    wrong = re.search(r'Parser key "([\w.]+)": Expected a (.+?)\. Got value: (.*)', message)
-    if wrong:
-        kind = re.sub(r"typing\.|Literal|<class '(\w+)'>", r"\1", wrong[2])
-        return f"{wrong[1]} is {wrong[3]!r}: allowed is {kind}"
-    group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    unknown = re.search(r"(?:unrecognized arguments: --|[Oo]ption '|Key ')([\w.-]+)", message)
-    if group:
-        name = f"{group[1]}.{group[2]}"
-    elif unknown and unknown[1] not in keys:
-        name = unknown[1]
-    else:
-        return message
-    near = get_close_matches(name, keys, 1, cutoff=0.5) or get_close_matches(
-        name.rpartition(".")[2], [k.rpartition(".")[2] for k in keys], 1
+    for theirs, ours in (
+        ("Problems parsing config", "not valid YAML"),
+        (' in "<unicode string>",', " at"),
+        ("Unexpected config:", "expected lines of `key: value`, got:"),
+        ('Parser key "config": ', ""),
+    ):
+        message = message.replace(theirs, ours)
+    unknown = _unknown_key(message)
+    if unknown is None or unknown in keys:
+        return _wrong_value(message, keys) or message
+    near = get_close_matches(unknown, keys, 1, cutoff=0.5) or get_close_matches(
+        unknown.rpartition(".")[2], [k.rpartition(".")[2] for k in keys], 1
     )
     hint = f"did you mean {near[0]!r}?" if near else "--help lists them all"
-    return f"unknown setting {name!r}: {hint}"
+    return f"unknown setting {unknown!r}: {hint}"
+
+
+def _unknown_key(message: str) -> str | None:
+    for pattern in (
+        r"Group '([\w.]+)' does not accept option '([\w.]+)'",
+        r"^Parser key \"([\w.]+)\": Does not validate .* Option '([\w.]+)' is not accepted",
+        r"(?:unrecognized arguments: --|^[Oo]ption '|^Key ')([\w.-]+)",
+    ):
+        found = re.search(pattern, message)
+        if found:
+            return ".".join(found.groups())
+    return None
+
+
+def _wrong_value(message: str, keys: Sequence[str]) -> str | None:
+    group = re.search(r"Parser key \"([\w.]+)\": Unable to load config '(.*?)'", message)
+    if group:
+        return _no_group(group[1], group[2], keys)
+    kind = re.search(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', message)
+    # of an optional value; where that is a group, the error of one of its settings is inside
+    optional = re.match(
+        r'Parser key "([\w.]+)": Does not validate .*? Subtypes: \[(.*?)\] Errors: .* '
+        r"Given value: (.*)",
+        message,
+    )
+    if optional and kind:
+        key, kinds = f"{optional[1]}.{kind[1]}", kind[2]
+        value = kind[3].partition(" - Expected")[0]
+    elif optional or kind:
+        key, kinds, value = (optional or kind).groups()  # type: ignore[union-attr]
+    else:
+        return None
+    if value.startswith("Namespace("):
+        needed = next(other for other in keys if other.startswith(f"{key}."))
+        return f"{key} lacks a setting that it needs: {needed}"
+    kinds = re.sub(r"typing\.|Literal|<class '(?:\w+\.)*(\w+)'>", r"\1", kinds)
+    for theirs, ours in (
+        ("NoneType", "null"),
+        ("bool", "true or false"),
+        ("SourceConfig", "a group of settings"),
+    ):
+        kinds = kinds.replace(theirs, ours)
+    return f"{key} is {value!r}: allowed is {kinds}"

@@ -90,6 +90,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             batch_sampler=keys,
             collate_fn=layout.collate,
             num_workers=config.data.workers,
+            # a loader seeds its workers from here, not from the state that dropout draws from
+            generator=torch.Generator(),
             pin_memory=accelerator.device.type == "cuda",
         )
 

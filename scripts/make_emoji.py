@@ -62,7 +62,7 @@ def list_things() -> list[dict[str, str]]:
 
 
 def open_openmoji(source: Path) -> Callable[[str], bytes]:
-    """A function from codepoint to SVG bytes; `source` is the wheel, or a folder holding the SVGs."""
+    """A function from codepoint to SVG bytes; `source` is the wheel, or a folder of SVGs."""
     if source.is_dir():
         found = sorted(source.rglob("1F436.svg"))
         if not found:

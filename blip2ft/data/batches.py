@@ -56,6 +56,7 @@ class TextLayout:
     pad_token_id: int
     decoder_start_token_id: int | None = None  # None: a decoder-only model
     max_target_tokens: int = 64
+    max_positions: int | None = None  # None: any length
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -94,7 +95,8 @@ class TextLayout:
         """A training batch: pixel_values (B, 3, H, W), input_ids, attention_mask, labels (B, T),
         int64; with decoder_input_ids and decoder_attention_mask (B, L) for encoder-decoders.
 
-        Padded on the right, to the longest of the batch. Raises ValueError for a missing target.
+        Padded on the right, to the longest of the batch. Raises ValueError for a missing target,
+        for text that holds an image token, and for text that the positions can't hold.
         """
         inputs, labels = [], []
         for sample in samples:
@@ -137,6 +139,18 @@ class TextLayout:
     def _inputs(
         self, samples: Sequence[Sample], ids: Sequence[list[int]], padding_side: str
     ) -> dict[str, Tensor]:
+        for sample, row in zip(samples, ids, strict=True):
+            if row.count(self.image_token_id) != self.num_query_tokens:
+                text = f"{sample.prompt} {sample.target or ''}".strip()
+                raise ValueError(
+                    f"the text {text!r} holds the image token; take it out: the image's own "
+                    f"{self.num_query_tokens} are put in front"
+                )
+            if self.max_positions is not None and len(row) > self.max_positions:
+                raise ValueError(
+                    f"{len(row)} tokens don't fit the language model's {self.max_positions} "
+                    f"positions; shorten the prompt {sample.prompt!r}"
+                )
         # the mask comes from the lengths: some tokenizers pad with the end token
         ones = [[1] * len(row) for row in ids]
         return {
@@ -173,6 +187,7 @@ def text_layout(
         pad_token_id=end if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         decoder_start_token_id=start,
         max_target_tokens=max_target_tokens,
+        max_positions=positions,
     )
 
 

@@ -22,7 +22,7 @@ class Order:
     A batch may span two epochs, so that all are full and no sample is dropped. The order knows
     nothing of processes and workers: a run that resumes on other ones goes on where it was.
 
-        seed 0, length 5, batch size 4:   3 0 4 1 | 2 . 1 4 3 | ...
+        seed 0, length 5, batch size 4:   4 0 1 3 | 2 . 0 4 2 | ...
                                           step 0    step 1      (. is where epoch 1 begins)
     """
 

@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from blip2ft.data.arrow import Row, read_huggingface, read_parquet
 from blip2ft.data.coco import read_coco, read_karpathy
 from blip2ft.data.entries import Entry, Problems, Request, nearest
+from blip2ft.data.paths import check_files, locate, plain
 from blip2ft.data.tables import (
     IMAGE_SUFFIXES,
     METADATA_NAMES,
@@ -37,7 +38,6 @@ SUFFIXES = {
     ".tsv": "csv",
     ".parquet": "parquet",
 }
-LISTED_FROM = 64  # images in one folder from which listing it beats asking for each
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 
 
@@ -132,7 +132,8 @@ def read_records(
         for entry in merge(entries, problems)[:limit]
     ]
     if check_images:
-        check_files(records, problems)
+        named = [(r.image, r.origin) for r in records if isinstance(r.image, Path)]
+        check_files(named, problems)
     problems.check()
     if not records:
         raise ValueError(
@@ -228,75 +229,3 @@ def merge(entries: list[Entry], problems: Problems) -> list[Entry]:
                 "Give each image its own id, or set id_column to another column.",
             )
     return list(merged.values())
-
-
-def plain(path: str) -> str:
-    """A path without the steps that change nothing: ./a//b.png is a/b.png."""
-    return PurePosixPath(path).as_posix() if "./" in path or "//" in path else path
-
-
-def locate(entry: Entry, image_root: str | None, problems: Problems) -> Any:
-    """The image of an entry with its path completed; complains of paths that aren't allowed."""
-    image = entry.image
-    if isinstance(image, bytes | Row):
-        return image
-    refused = b""  # a placeholder, so that the checks to come leave it alone
-    if not isinstance(image, str) or not image.strip():
-        remedy = "Write the path of an image file there, or remove the row."
-        problems.add("no image named", entry.origin, remedy)
-        return refused
-    if "://" in image:
-        remedy = "Fetch the images first, and write their paths."
-        problems.add("an address in place of an image file", f"{image} ({entry.origin})", remedy)
-        return refused
-    root = os.fspath(entry.root) if image_root is None else image_root
-    path = os.path.join(root, image)  # an absolute second part replaces the first
-    absolute = os.path.isabs(image)
-    if (".." in image and not absolute) or (absolute and image_root is not None):
-        inside = os.path.abspath(root)
-        if os.path.commonpath([inside, os.path.abspath(path)]) != inside:
-            problems.add(
-                f"image path outside of {root}, which would break or read other files elsewhere",
-                f"{image} ({entry.origin})",
-                "Set image_root to a folder that holds all images, and write paths from there.",
-            )
-            return refused
-    return Path(path)
-
-
-def check_files(records: list[Record], problems: Problems) -> None:
-    """Complain of paths where no file is. Folders with many images are listed once, not asked."""
-    by_folder: dict[str, list[Record]] = {}
-    for record in records:
-        if isinstance(record.image, Path):
-            by_folder.setdefault(os.path.dirname(record.image), []).append(record)
-    for folder, inside in by_folder.items():
-        names = list_files(folder) if len(inside) >= LISTED_FROM else set()
-        for record in inside:
-            path = str(record.image)
-            if os.path.basename(path) in names or os.path.isfile(path):
-                continue
-            problems.add(
-                "no such image file",
-                f"{path} ({record.origin})" + alike(path),
-                "Set image_root to the folder that the paths start from, or correct the paths.",
-            )
-
-
-def list_files(folder: str) -> set[str]:
-    """Names of the files in a folder; none if there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
-
-
-def alike(path: str) -> str:
-    """A hint: the same name with another ending or in other letters, if one is there."""
-    stem, _ = os.path.splitext(path)
-    for suffix in (".jpg", ".jpeg", ".png", ".webp"):
-        for other in (stem + suffix, stem + suffix.upper()):
-            if os.path.isfile(other):
-                return f", but {os.path.basename(other)} is there"
-    return ""

@@ -60,8 +60,9 @@ def read_csv(source: str, request: Request, problems: Problems) -> list[Entry]:
         )
     columns = find_columns(names, request, path.name)
     found = []
+    name, root = path.name, path.parent
     for line, cells in rows:
-        origin = f"{path.name}:{line}"
+        origin = f"{name}:{line}"
         if len(cells) != len(names):
             problems.add(
                 f"a row without exactly {len(names)} cells, as the first row has",
@@ -70,8 +71,8 @@ def read_csv(source: str, request: Request, problems: Problems) -> list[Entry]:
             )
             continue
         row = dict(zip(names, cells, strict=True))
-        found.append((row, row[columns.image], origin, path.parent))
-    return table_entries(found, columns, request, path.name, problems)
+        found.append((row, row[columns.image], origin, root))
+    return table_entries(found, columns, request, name, problems)
 
 
 def csv_delimiter(text: str, path: Path) -> str:
@@ -113,7 +114,8 @@ def read_jsonl(source: str, request: Request, problems: Problems) -> list[Entry]
         return []
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     columns = find_columns(names, request, path.name)
-    found = [(row, row.get(columns.image), origin, path.parent) for origin, row in rows]
+    root = path.parent
+    found = [(row, row.get(columns.image), origin, root) for origin, row in rows]
     return table_entries(found, columns, request, path.name, problems)
 
 

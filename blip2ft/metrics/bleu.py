@@ -73,7 +73,6 @@ def _bleu(
     matches: Sequence[int], guesses: Sequence[int], length: int, closest_length: int
 ) -> list[float]:
     ratio = (length + TINY) / (closest_length + SMALL)
-    # exp of less than -745 is 0 and math.exp returns that without an error
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores, product = [], 1.0
     for k in range(ORDER):

@@ -1,9 +1,8 @@
 """Reads predicted and reference captions: JSON lines, or COCO's results and annotations JSON.
 
-| | JSON lines, one object a line | JSON |
-| --- | --- | --- |
-| predictions | `{"image_id", "caption"}` | COCO results: a list of the same objects |
-| references | `{"image_id", "captions"}` or `{"image_id", "caption"}` | COCO: `{"annotations": [...]}` |
+- Predictions: lines `{"image_id", "caption"}`, or COCO results, a JSON list of such objects.
+- References: lines `{"image_id", "captions"}` or `{"image_id", "caption"}`, or COCO annotations,
+  a JSON object `{"annotations": [{"image_id", "caption"}, ...]}`.
 """
 
 import json

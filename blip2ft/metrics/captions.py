@@ -1,9 +1,6 @@
 """All caption scores of a set of predictions, under the names that the command line prints."""
 
-from collections.abc import Hashable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 NAMED_IN_ERRORS = 5

@@ -6,8 +6,7 @@ penalty of CIDEr-D; details follow pycocoevalcap 1.2, cider/cider_scorer.py.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 import evaluate

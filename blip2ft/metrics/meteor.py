@@ -4,6 +4,7 @@ Source: Denkowski and Lavie 2014 (W14-3348); options and protocol as in pycocoev
 meteor/meteor.py. Words are the Treebank tokens of `ptb.py`.
 """
 
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -12,9 +13,7 @@ from typing import IO
 import datasets
 import evaluate
 
-from blip2ft.metrics.java import MetricUnavailable
-from blip2ft.metrics.java import java_command
-from blip2ft.metrics.java import program_folder
+from blip2ft.metrics.java import MetricUnavailable, java_command, program_folder
 from blip2ft.metrics.ptb import tokenize
 
 DESCRIPTION = "METEOR 1.5 over Penn Treebank tokens, as for COCO captions; needs Java."
@@ -57,6 +56,8 @@ def meteor_scores(
             scores += [float(_read(process.stdout, errors)) for _ in statistics]
         finally:
             process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
     return {"meteor": scores[-1]}, {"meteor": scores[:-1]}
 
 
@@ -67,11 +68,10 @@ def _score_line(prediction: str, references: Sequence[str]) -> str:
 
 
 def _ask(stdin: IO[bytes], stdout: IO[bytes], errors: IO[bytes], line: str) -> str:
-    try:
+    # a program that has ended is reported when its answer is read
+    with contextlib.suppress(BrokenPipeError):
         stdin.write(f"{line}\n".encode())
         stdin.flush()
-    except BrokenPipeError:
-        pass  # the program ended; what it said is read and reported next
     return _read(stdout, errors)
 
 

@@ -22,7 +22,8 @@ def rouge_scores(
     """ROUGE-L of captions against their references.
 
     Args:
-        predictions: One caption a sample. An empty one scores 0.
+        predictions: One caption a sample. An empty one scores 0, also against an empty reference,
+            where the original gives 1.
         references: The references of each sample, at least one.
 
     Returns:

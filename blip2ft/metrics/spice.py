@@ -15,9 +15,7 @@ from pathlib import Path
 import datasets
 import evaluate
 
-from blip2ft.metrics.java import MetricUnavailable
-from blip2ft.metrics.java import java_command
-from blip2ft.metrics.java import program_folder
+from blip2ft.metrics.java import MetricUnavailable, java_command, program_folder
 from blip2ft.metrics.ptb import tokenize
 
 MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

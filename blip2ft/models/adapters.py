@@ -21,7 +21,7 @@ from peft import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from blip2ft.models.parts import part_of
 
@@ -88,17 +88,23 @@ def attach_lora(
 
 def merge_lora(model: nn.Module) -> None:
     """Add every LoRA into the weight that it adapts and take it off, in place."""
-    for name, module in list(model.named_modules()):
+    for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             # safe_merge looks for NaN before it writes
             module.merge(safe_merge=True)
+    _take_off_lora(model)
+
+
+def _take_off_lora(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
 
 
-def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that train, by name; of tied ones the first name."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -147,30 +153,43 @@ def read_description(folder: Path) -> dict[str, Any]:
 def load_trained(model: nn.Module, folder: Path) -> None:
     """Put the trained weights in `folder` on `model`, in place; LoRA layers are attached.
 
-    Raises ValueError for weights that the model has no place for, before anything is changed.
+    Raises ValueError for weights that the model has no place for, before any weight is changed.
     """
     description = read_description(folder)
     full_path, lora_path = folder / FULL_FILE, folder / LORA_FILE
+    origin = f"it was trained on {description.get('base')!r} at {description.get('image_size')} px"
     full = load_file(full_path) if full_path.is_file() else {}
     own = dict(model.named_parameters())
-    for name, tensor in full.items():
-        if name not in own or own[name].shape != tensor.shape:
-            have = tuple(own[name].shape) if name in own else "nothing of that name"
+    _check_fit(full_path, full, {name: own[name] for name in full if name in own}, origin)
+    if lora_path.is_file():
+        state = load_file(lora_path)
+        state = {name.removeprefix("base_model.model."): t for name, t in state.items()}
+        try:
+            inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model)
+        except ValueError as error:  # peft finds none of the layers, and lists them all
             raise ValueError(
-                f"{full_path} doesn't fit the model: {name} is {tuple(tensor.shape)}, the model "
-                f"has {have}; it was trained on {description.get('base')!r} "
-                f"at {description.get('image_size')} px"
-            )
+                f"{lora_path} doesn't fit the model: it has none of the layers; {origin}"
+            ) from error
+        try:
+            _check_fit(lora_path, state, get_peft_model_state_dict(model), origin)
+        except ValueError:
+            _take_off_lora(model)
+            raise
+        set_peft_model_state_dict(model, state)
     with torch.no_grad():
         for name, tensor in full.items():
             own[name].copy_(tensor)
-    if lora_path.is_file():
-        inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model)
-        state = load_file(lora_path)
-        state = {name.removeprefix("base_model.model."): t for name, t in state.items()}
-        result = set_peft_model_state_dict(model, state)
-        if result.unexpected_keys:
+
+
+def _check_fit(
+    path: Path, state: Mapping[str, Tensor], places: Mapping[str, Tensor], origin: str
+) -> None:
+    """Raise ValueError where the tensors of a file and their places in the model differ."""
+    for name in sorted(state.keys() | places.keys()):
+        in_file = tuple(state[name].shape) if name in state else "missing"
+        in_model = tuple(places[name].shape) if name in places else "nothing of that name"
+        if in_file != in_model:
             raise ValueError(
-                f"{lora_path} doesn't fit the model: it has no place for "
-                f"{', '.join(sorted(result.unexpected_keys)[:3])}"
+                f"{path} doesn't fit the model: {name} is {in_file}, the model has {in_model}; "
+                f"{origin}"
             )

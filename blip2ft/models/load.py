@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -41,10 +43,10 @@ def load_captioner(
     quantize: {"language": "nf4"} or "int8": parts to hold in fewer bits (needs bitsandbytes).
 
     What older checkpoints lack is completed, with a log line: the `<image>` token, its id in the
-    config, the processor's number of query tokens, the end token.
+    config, the processor's number of query tokens.
 
-    Raises ValueError for a missing or foreign checkpoint, and for one whose weights don't fit its
-    config.
+    Raises ValueError for a missing, damaged or foreign checkpoint, and for one whose weights don't
+    fit its config.
     """
     name = str(name)
     config = read_config(name, revision)
@@ -54,6 +56,7 @@ def load_captioner(
         image_processor = AutoImageProcessor.from_pretrained(
             name, revision=revision, trust_remote_code=False, backend="pil"
         )
+        saved, _ = Blip2Processor.get_processor_dict(name, revision=revision)
         model, info = Blip2ForConditionalGeneration.from_pretrained(
             name,
             revision=revision,
@@ -61,8 +64,16 @@ def load_captioner(
             dtype=dtype,
             quantization_config=quantization,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
         )
     _check_weights(name, info)
+    queries = saved.get("num_query_tokens")
+    if queries != config.num_query_tokens:
+        logger.warning(
+            "the processor has num_query_tokens %s; completed with the config's %d",
+            queries,
+            config.num_query_tokens,
+        )
     processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
     complete_tokens(model, processor)
     if image_size is not None:
@@ -186,7 +197,7 @@ def _check_weights(name: str, info: Mapping[str, Any]) -> None:
 
 
 class _explained:
-    """Turn the OSError of a checkpoint that isn't there into a ValueError of one line."""
+    """Turn what a missing or damaged checkpoint raises into a ValueError that names it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -195,9 +206,21 @@ class _explained:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and error.errno is None:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"can't load {self.name!r}: it is no folder here, and the hub gave no such model "
-                f"({reason}); check the spelling, the network, or HF_HUB_OFFLINE"
-            ) from error
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(" .:")
+        hint = None
+        if isinstance(error, UnpicklingError):
+            reason = "its weights are damaged, or a pickle with code in it, which was not run"
+            hint = "use a checkpoint with model.safetensors"
+        elif isinstance(error, SafetensorError):
+            reason = f"its weights are damaged ({reason})"
+            hint = "download or export it again"
+        elif isinstance(error, OSError) and error.errno is None:
+            if Path(self.name).is_dir():
+                hint = "download or export it again"
+            else:
+                reason = f"it is no folder here, and the hub gave no such model ({reason})"
+                hint = "check the spelling, the network, or HF_HUB_OFFLINE"
+        elif isinstance(error, ValueError):
+            hint = "start from one such as Salesforce/blip2-opt-2.7b"
+        if hint is not None:
+            raise ValueError(f"can't load {self.name!r}: {reason}; {hint}") from error

@@ -121,8 +121,8 @@ def checkpoint_gradients(model: nn.Module, parts: Collection[str]) -> None:
                 f"gradient_checkpointing names {part!r}: allowed are vision, qformer, language"
             )
         for module in modules_of(model, part):
-            if hasattr(module, "gradient_checkpointing_enable"):
-                enable: Any = module.gradient_checkpointing_enable
+            if hasattr(module, "activation_checkpointing_enable"):
+                enable: Any = module.activation_checkpointing_enable
                 enable({"use_reentrant": False})
 
 
@@ -139,14 +139,20 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def parts_table(model: nn.Module, parts: Mapping[str, str] | None = None) -> str:
-    """The table of parts as text: mode, dtype, trainable and total parameters."""
+    """The table of parts as text: mode, dtype, trainable and total parameters.
+
+    The mode of a part that `parts` doesn't name is the one that its parameters show.
+    """
     lines = [f"{'part':<12}{'mode':<10}{'dtype':<12}{'trainable':>16}{'total':>16}"]
     sums = [0, 0]
     for part, (trainable, total) in count_parameters(model).items():
         if not total:
             continue
-        dtypes = {str(p.dtype).removeprefix("torch.") for _, p in parameters_of(model, part)}
-        mode = (parts or {}).get(part, "frozen" if not trainable else "full")
+        own = dict(parameters_of(model, part))
+        dtypes = {str(p.dtype).removeprefix("torch.") for p in own.values()}
+        adapted = any(".lora_" in name for name in own)
+        seen = "frozen" if not trainable else "lora" if adapted else "full"
+        mode = (parts or {}).get(part, seen)
         dtype = "+".join(sorted(dtypes))
         lines.append(f"{part:<12}{mode:<10}{dtype:<12}{trainable:>16,}{total:>16,}")
         sums = [sums[0] + trainable, sums[1] + total]

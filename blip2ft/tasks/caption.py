@@ -136,6 +136,7 @@ def predict(
         batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
         num_workers=workers,
         collate_fn=list,
+        generator=torch.Generator(),  # else it would draw from the state of training
     )
     model.eval()
     answers: list[tuple[int, str]] = []

@@ -7,7 +7,10 @@ import make_emoji
 import pytest
 from PIL import Image
 
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72"><circle cx="36" cy="36" r="20"/></svg>'
+SVG = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">'
+    b'<circle cx="36" cy="36" r="20"/></svg>'
+)
 
 needs_rsvg = pytest.mark.skipif(
     shutil.which("rsvg-convert") is None, reason="rsvg-convert is not installed"
@@ -36,9 +39,9 @@ def test_svgs_come_from_a_wheel_or_a_folder(tmp_path: Path) -> None:
 
 
 def test_wrong_sources_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(make_emoji.MakeError, match="no 1F436.svg in it. Give the wheel"):
+    with pytest.raises(make_emoji.MakeError, match=r"no 1F436\.svg in it\. Give the wheel"):
         make_emoji.open_openmoji(tmp_path)
-    with pytest.raises(make_emoji.MakeError, match="neither a folder nor a wheel.*pip download"):
+    with pytest.raises(make_emoji.MakeError, match=r"neither a folder nor a wheel.*pip download"):
         make_emoji.open_openmoji(tmp_path / "absent.whl")
     with pytest.raises(make_emoji.MakeError, match="apt-get install fonts-noto-color-emoji"):
         make_emoji.open_noto(tmp_path / "absent.ttf")
@@ -68,8 +71,9 @@ def test_an_empty_drawing_is_refused() -> None:
 def test_a_drawing_is_cropped_and_scaled() -> None:
     drawing = make_emoji.finish(make_emoji.render_svg(SVG), "circle").convert("RGBA")
     assert drawing.size == (make_emoji.SIDE, make_emoji.SIDE)
-    assert drawing.getpixel((48, 48)) == (0, 0, 0, 255)
-    assert drawing.getpixel((0, 0))[3] == 0  # type: ignore[index]
+    alpha = drawing.getchannel("A")
+    assert alpha.getpixel((48, 48)) > 250
+    assert alpha.getpixel((0, 0)) == 0
 
 
 @needs_rsvg

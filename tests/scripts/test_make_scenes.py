@@ -1,7 +1,7 @@
 import hashlib
 import json
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import make_scenes
@@ -91,7 +91,7 @@ def test_things_are_whole_apart_and_clearly_placed(rows: list[dict]) -> None:
         assert all(0 <= y0 < y1 <= make_scenes.SIDE for _, y0, _, y1 in boxes)
         assert (row["relation"] is None) == (len(boxes) == 1)
         along, across = (0, 1) if row["relation"] == "left of" else (1, 0)
-        for a, b in zip(boxes, boxes[1:], strict=False):
+        for a, b in pairwise(boxes):
             assert a[along + 2] < b[along]
             step = [(b[i] + b[i + 2] - a[i] - a[i + 2]) / 2 for i in range(2)]
             assert abs(step[across]) <= step[along] / 2 + 1.5  # a box may be a pixel off centre
@@ -157,7 +157,8 @@ def test_the_larger_thing_has_the_longer_side(rows: list[dict]) -> None:
         sides = [max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in row["boxes"]]
         if row["larger"] is not None:
             longest = row["things"][sides.index(max(sides))]
-            assert row["larger"] == longest and max(sides) >= make_scenes.CLEARLY * min(sides)
+            assert row["larger"] == longest
+            assert max(sides) >= make_scenes.CLEARLY * min(sides)
         elif len(sides) == 2:
             assert max(sides) < make_scenes.CLEARLY * min(sides)
 
@@ -180,7 +181,8 @@ def test_every_drawing_is_there_in_both_styles() -> None:
     for style in make_scenes.STYLES:
         for name in make_scenes.load_things():
             drawing = make_scenes.sprite(name, style, 30)
-            assert max(drawing.size) == 30 and drawing.getchannel("A").getextrema()[1] == 255
+            assert max(drawing.size) == 30
+            assert drawing.getchannel("A").getextrema()[1] == 255
 
 
 def test_a_complete_set_is_kept(folder: Path) -> None:
@@ -224,11 +226,11 @@ def test_impossible_numbers_are_refused(tmp_path: Path, seed: int, train: int) -
 
 def test_compose_names_what_it_was_given() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(make_scenes.SceneError, match="unicorn.*one to three different names"):
+    with pytest.raises(make_scenes.SceneError, match=r"unicorn.*one to three different names"):
         make_scenes.compose(["unicorn"], "noto", rng)
     with pytest.raises(make_scenes.SceneError, match="one to three different names"):
         make_scenes.compose(["key", "key"], "noto", rng)
-    with pytest.raises(make_scenes.SceneError, match="'oil'.*openmoji, noto"):
+    with pytest.raises(make_scenes.SceneError, match=r"'oil'.*openmoji, noto"):
         make_scenes.compose(["key"], "oil", rng)
 
 

@@ -1,0 +1,104 @@
+"""The language-modelling loss against PyTorch's own, token by token."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blip2ft.losses import language_modeling
+
+
+def random_batch(rows: int = 8) -> tuple[Tensor, Tensor]:
+    """Logits (B, 6, 11) and labels (B, 6), labelled from a different token on in every row."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, 6, 11, generator=generator)
+    labels = torch.randint(0, 11, (rows, 6), generator=generator)
+    for row in range(rows):
+        labels[row, : 1 + row % 5] = -100
+    return logits, labels
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_the_sum_is_the_mean_times_the_number_of_labels(shift):
+    logits, labels = random_batch()
+    ours = language_modeling(logits, labels, shift=shift)
+    if shift:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    mean = functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    count = (labels != -100).sum()
+    assert ours.shape == ()
+    torch.testing.assert_close(ours, mean * count)
+
+
+def test_shifted_logits_predict_the_next_token():
+    labels = torch.tensor([[-100, 3, 5, 7]])
+    logits = torch.full((1, 4, 9), -50.0)
+    for place, token in enumerate([3, 5, 7]):
+        logits[0, place, token] = 50.0
+    assert float(language_modeling(logits, labels, shift=True)) == pytest.approx(0, abs=1e-6)
+    assert float(language_modeling(logits, labels, shift=False)) > 100
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_eight_at_once_equal_two_times_four(shift):
+    logits, labels = random_batch()
+    logits.requires_grad_()
+    whole = language_modeling(logits, labels, shift=shift)
+    (expected,) = torch.autograd.grad(whole, logits)
+    halves = [
+        language_modeling(logits[part], labels[part], shift=shift)
+        for part in (slice(0, 4), slice(4, 8))
+    ]
+    (gradient,) = torch.autograd.grad(sum(halves), logits)
+    torch.testing.assert_close(sum(halves), whole)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_row_counts_the_same_alone_and_with_padding(shift):
+    logits, labels = random_batch(1)
+    padded_logits = functional.pad(logits, (0, 0, 0, 3), value=7.0)
+    padded_labels = functional.pad(labels, (0, 3), value=-100)
+    alone = language_modeling(logits, labels, shift=shift)
+    torch.testing.assert_close(
+        language_modeling(padded_logits, padded_labels, shift=shift), alone, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_computed_in_fp32(dtype):
+    logits, labels = random_batch(64)
+    logits = (logits * 2000).to(dtype)  # the sum is over fp16's 65504
+    ours = language_modeling(logits, labels, shift=True)
+    assert ours.dtype == torch.float32
+    assert float(ours) > 65504
+    torch.testing.assert_close(ours, language_modeling(logits.float(), labels, shift=True))
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_no_label_at_all_gives_zero_and_no_gradient(shift):
+    logits, labels = random_batch()
+    logits.requires_grad_()
+    loss = language_modeling(logits, torch.full_like(labels, -100), shift=shift)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not logits.grad.any()
+
+
+def test_unlabelled_tokens_get_no_gradient():
+    logits, labels = random_batch()
+    logits.requires_grad_()
+    language_modeling(logits, labels, shift=True).backward()
+    learned = torch.zeros_like(labels, dtype=torch.bool)
+    learned[:, :-1] = labels[:, 1:] != -100
+    assert torch.equal(logits.grad.any(-1), learned)
+
+
+def test_another_ignore_index_is_left_out():
+    logits, labels = random_batch()
+    expected = language_modeling(logits, labels, shift=True)
+    labels[labels == -100] = 0
+    labels = torch.where(random_batch()[1] == -100, -1, labels)
+    torch.testing.assert_close(
+        language_modeling(logits, labels, shift=True, ignore_index=-1), expected
+    )
