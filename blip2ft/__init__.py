@@ -15,7 +15,7 @@ _HOMES = {
     "attach_lora": "blip2ft.models.adapters",
     "caption": "blip2ft.captioner",
     "caption_loss": "blip2ft.tasks.caption",
-    "export": "blip2ft.export",
+    "export_run": "blip2ft.export",
     "load_captioner": "blip2ft.models.load",
     "load_trained": "blip2ft.models.adapters",
     "merge_lora": "blip2ft.models.adapters",

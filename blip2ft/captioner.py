@@ -9,7 +9,7 @@ from PIL.Image import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from blip2ft.data.batches import Sample, text_layout
-from blip2ft.data.images import open_image, transforms_for
+from blip2ft.data.images import open_image, transforms_for, upright_rgb
 from blip2ft.tasks.caption import generate
 
 DEFAULT_PROMPT = "a photo of"
@@ -40,7 +40,7 @@ def caption(
         samples = []
         for source in images[start : start + batch_size]:
             if isinstance(source, Image):
-                image = source.convert("RGB")
+                image = upright_rgb(source)
             else:
                 path = Path(source) if isinstance(source, str) else source
                 image = open_image(path)

@@ -209,9 +209,9 @@ def _add_export(commands: Any) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     quiet_libraries()
-    from blip2ft.export import export
+    from blip2ft.export import export_run
 
-    report = export(
+    report = export_run(
         arguments.run_folder,
         arguments.out,
         dtype=arguments.dtype,

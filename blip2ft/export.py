@@ -55,7 +55,7 @@ def load_finetuned(
     return model.eval(), processor, description
 
 
-def export(
+def export_run(
     run: str | Path,
     out: str | Path,
     *,

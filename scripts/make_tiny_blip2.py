@@ -488,9 +488,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "tiny-blip2")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--language-steps", type=int, default=1000, help="default 1000")
-    parser.add_argument("--vision-steps", type=int, default=3000, help="default 3000")
-    parser.add_argument("--scenes", type=int, default=40000, help="to compose, default 40000")
+    parser.add_argument("--language-steps", type=int, default=1300, help="default 1300")
+    parser.add_argument("--vision-steps", type=int, default=2600, help="default 2600")
+    parser.add_argument("--scenes", type=int, default=30000, help="to compose, default 30000")
     options = parser.parse_args(arguments)
     try:
         metrics = make(

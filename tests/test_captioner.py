@@ -79,11 +79,6 @@ def deep_scan(path: Path) -> None:
     Image.fromarray(np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)).save(path)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="an opened image skips open_image's conversion to RGB",
-)
 @pytest.mark.parametrize("draw", [clear_drawing, turned_photo, deep_scan])
 def test_an_opened_image_is_seen_as_its_file_is(captioner, tmp_path, draw):
     model, processor = captioner

@@ -16,7 +16,7 @@ from transformers import Blip2Processor
 from blip2ft.captioner import caption
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.images import open_image, transforms_for
-from blip2ft.export import adapter_folder, export, load_finetuned
+from blip2ft.export import adapter_folder, export_run, load_finetuned
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.load import end_token_id, load_captioner
 from blip2ft.models.parts import PARTS, set_trainable
@@ -123,7 +123,7 @@ def runs(request, tmp_path_factory) -> dict[str, Path]:
 def exports(runs, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("exports")
     for name, run in runs.items():
-        report = export(run, folder / name, dtype=RUNS[name][-1])
+        report = export_run(run, folder / name, dtype=RUNS[name][-1])
         allowed = 1e-4 if name in EXACT else 5e-2
         assert report["max_difference"] <= allowed * report["largest_logit"]
     return {name: folder / name for name in runs}
@@ -210,7 +210,7 @@ def test_another_image_size_stays(exports):
 
 def test_an_export_can_be_fine_tuned_again(exports, tmp_path, images):
     run = make_run(tmp_path / "second", exports["opt-lora"], SOME)
-    export(run, tmp_path / "out")
+    export_run(run, tmp_path / "out")
     model, processor = load_captioner(tmp_path / "out")
     tuned, _, _ = load_finetuned(run)
     torch.testing.assert_close(
@@ -224,7 +224,7 @@ def test_greedy_decoding_is_written_without_settings_of_beams(opt_folder, tmp_pa
     description = json.loads(path.read_text())
     description["generation"]["num_beams"] = 1
     path.write_text(json.dumps(description))
-    export(run, tmp_path / "out")
+    export_run(run, tmp_path / "out")
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert written["num_beams"] == 1
     assert "length_penalty" not in written
@@ -236,7 +236,7 @@ def test_a_difference_above_the_tolerance_leaves_nothing(runs, tmp_path, there):
     if there:
         out.mkdir()
     with pytest.raises(ValueError, match=r"differs .* allowed is 0 of .* Try --dtype fp32"):
-        export(runs["opt-lora"], out, dtype="bf16", tolerance=0)
+        export_run(runs["opt-lora"], out, dtype="bf16", tolerance=0)
     assert list(tmp_path.iterdir()) == ([out] if there else [])
     assert not there or not list(out.iterdir())
 
@@ -247,7 +247,7 @@ def test_an_export_that_fails_on_the_way_leaves_nothing(runs, tmp_path, monkeypa
 
     monkeypatch.setattr(Blip2Processor, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left"):
-        export(runs["opt-lora"], tmp_path / "out")
+        export_run(runs["opt-lora"], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -258,7 +258,7 @@ def test_a_folder_in_use_is_not_touched(runs, tmp_path):
     file.write_text("mine")
     for out in (folder, file):
         with pytest.raises(ValueError, match=f"{out} is in use and is not overwritten"):
-            export(runs["opt-lora"], out)
+            export_run(runs["opt-lora"], out)
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     assert file.read_text() == "mine"
 
@@ -266,13 +266,13 @@ def test_a_folder_in_use_is_not_touched(runs, tmp_path):
 def test_an_empty_or_a_deep_folder_will_do(runs, tmp_path):
     for out in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        export(str(runs["opt-lora"]), str(out))
+        export_run(str(runs["opt-lora"]), str(out))
         assert (out / "config.json").is_file()
 
 
 def test_an_unknown_dtype_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="dtype is 'fp16': allowed are fp32, bf16"):
-        export(runs["opt-lora"], tmp_path / "out", dtype="fp16")
+        export_run(runs["opt-lora"], tmp_path / "out", dtype="fp16")
 
 
 def test_a_run_and_its_adapter_folder_are_the_same(runs):
@@ -283,13 +283,13 @@ def test_a_run_and_its_adapter_folder_are_the_same(runs):
 def test_a_run_that_has_not_ended_says_so(tmp_path):
     (tmp_path / "config.yaml").touch()
     with pytest.raises(ValueError, match=r"hasn't ended, .* --train\.resume true"):
-        export(tmp_path, tmp_path / "out")
+        export_run(tmp_path, tmp_path / "out")
 
 
 def test_something_else_is_no_run(tmp_path, opt_folder, exports):
     for folder in (tmp_path / "nowhere", tmp_path, opt_folder, exports["opt-lora"]):
         with pytest.raises(ValueError, match="is no run and no adapter folder"):
-            export(folder, tmp_path / "out")
+            export_run(folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -298,8 +298,8 @@ def test_a_base_that_moved_can_be_named(runs, opt_folder, tmp_path):
     path = run / "adapter" / "blip2ft.json"
     path.write_text(path.read_text().replace(str(opt_folder.resolve()), "/gone"))
     with pytest.raises(ValueError, match="can't load '/gone'"):
-        export(run, tmp_path / "out")
-    export(run, tmp_path / "out", base=str(opt_folder))
+        export_run(run, tmp_path / "out")
+    export_run(run, tmp_path / "out", base=str(opt_folder))
     assert (tmp_path / "out" / "config.json").is_file()
 
 
@@ -312,7 +312,7 @@ def test_a_run_on_a_quantised_base_is_merged_into_the_unquantised_one(
 ):
     parts = {**SOME, "vision": "frozen", "language": "lora"}
     run = make_run(tmp_path / "run", opt_folder, parts, quantize={"language": kind})
-    export(run, tmp_path / "out")
+    export_run(run, tmp_path / "out")
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float32}  # noqa: SIM118
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())

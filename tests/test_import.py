@@ -22,15 +22,7 @@ def test_import_is_light():
     assert done.stdout == "[]\n"
 
 
-SHADOWED = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a submodule has the same name"
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[SHADOWED] if name == "export" else []) for name in blip2ft.__all__],
-)
+@pytest.mark.parametrize("name", blip2ft.__all__)
 def test_every_name_resolves_whatever_was_imported_before(name):
     for module in pkgutil.iter_modules(blip2ft.__path__):
         importlib.import_module(f"blip2ft.{module.name}")

@@ -89,9 +89,7 @@ def _decode(file: BinaryIO, where: str, size_hint: int | None) -> Image.Image:
                 if size_hint is not None:
                     image.draft(None, (size_hint, size_hint))  # does nothing but for JPEG
                 image.load()
-                turn = UPRIGHT.get(_orientation(image))
-                rgb = _to_rgb(image)
-                return rgb if turn is None else rgb.transpose(turn)
+                return upright_rgb(image)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"{where}: too large an image to be safe ({error}). Make it smaller, or raise "
@@ -107,6 +105,15 @@ def _decode(file: BinaryIO, where: str, size_hint: int | None) -> Image.Image:
                 f"{where}: the image is damaged or cut short ({type(error).__name__}: {error}). "
                 "Fetch it again, or remove it."
             ) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image of any mode as RGB: upright, deep ones scaled, transparency on white."""
+    turn = UPRIGHT.get(_orientation(image))
+    rgb = _to_rgb(image)
+    rgb = rgb if turn is None else rgb.transpose(turn)
+    rgb.info = {}  # the orientation is used up: it must not turn the image again
+    return rgb
 
 
 def _orientation(image: Image.Image) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NAMED_IN_ERRORS = 5
 
@@ -22,8 +23,8 @@ class CaptionScores:
 
 
 def score_captions(
-    predictions: Mapping[Hashable, str],
-    references: Mapping[Hashable, Sequence[str]],
+    predictions: Mapping[Any, str],
+    references: Mapping[Any, Sequence[str]],
     *,
     java: bool = True,
 ) -> CaptionScores:
@@ -72,9 +73,7 @@ def score_captions(
     return CaptionScores(scores, per_sample, unavailable)
 
 
-def _check(
-    predictions: Mapping[Hashable, str], references: Mapping[Hashable, Sequence[str]]
-) -> None:
+def _check(predictions: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -> None:
     if not predictions:
         raise ValueError("There are no predictions to score. Pass at least one caption.")
     without_reference = [i for i in predictions if i not in references]

@@ -147,7 +147,10 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{folder} has no {DESCRIPTION_FILE}, so it holds no weights that blip2ft trained; "
             "pass a run's adapter folder, such as runs/NAME/adapter"
         )
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); export or train the run again") from error
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:

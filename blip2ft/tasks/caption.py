@@ -19,6 +19,7 @@ from blip2ft.data.images import EvalTransform, TrainTransform, open_image
 from blip2ft.data.order import Key
 from blip2ft.data.records import Record
 from blip2ft.losses import language_modeling
+from blip2ft.metrics import score_captions
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def load_pixels(
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Cross entropy summed over the labelled tokens of a batch from `TextLayout.collate`."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    logits = model(**inputs).logits
+    logits = model(**inputs, use_cache=False).logits
     return language_modeling(logits, batch["labels"], shift="decoder_input_ids" not in batch)
 
 
@@ -160,8 +161,6 @@ def score(records: Sequence[Record], captions: Sequence[str], *, java: bool = Fa
         record.image_id: caption for record, caption in zip(records, captions, strict=True)
     }
     references = {record.image_id: list(record.captions) for record in records}
-    from blip2ft.metrics import score_captions
-
     return score_captions(predictions, references, java=java)
 
 

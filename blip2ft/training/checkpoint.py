@@ -50,7 +50,9 @@ def save_checkpoint(
             "scaler": scaler.state_dict() if scaler is not None else None,
             "random": random_states,
         }
-        torch.save(rest, partial / "rest.pt")
+        # to an open file: to a path, torch hides why it failed, such as a full disk
+        with (partial / "rest.pt").open("wb") as file:
+            torch.save(rest, file)
         (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
         for path in partial.iterdir():
             _flush(path)
