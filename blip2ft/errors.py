@@ -1,4 +1,4 @@
-"""What stops a run that isn't an error."""
+"""What stops a run, and how it is told."""
 
 from pathlib import Path
 
@@ -13,3 +13,8 @@ class Interrupted(Exception):
         )
         self.checkpoint = checkpoint
         self.signal_number = signal_number
+
+
+def plain_message(error: Exception) -> str:
+    """The error in one line, without the traceback that a loader's worker wraps around it."""
+    return " ".join(str(error).rpartition("\nValueError: ")[2].split())

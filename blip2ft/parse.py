@@ -11,6 +11,8 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from blip2ft.errors import Interrupted, plain_message
+
 Config = TypeVar("Config")
 
 
@@ -69,7 +71,6 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
 
     With `debug` an error shows its traceback.
     """
-    from blip2ft.errors import Interrupted
 
     try:
         status = main() or 0
@@ -98,7 +99,7 @@ def _one_line(error: Exception) -> str:
             f"no space left on the disk{where}; what was saved before is whole: free some space "
             "and run the same command again, a training run with --train.resume true"
         )
-    return " ".join(str(error).split())
+    return plain_message(error)
 
 
 def _disk_is_full(error: Exception) -> bool:

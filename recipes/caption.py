@@ -23,6 +23,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     from blip2ft.data.batches import text_layout
     from blip2ft.data.images import transforms_for
+    from blip2ft.data.loading import load_batches
     from blip2ft.data.order import Order
     from blip2ft.data.records import Record, read_records
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
@@ -85,13 +86,11 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         keys = order.micro_batches(
             first, last, rank=accelerator.process_index, world_size=processes, size=size
         )
-        return DataLoader(
+        return load_batches(
             samples,
-            batch_sampler=keys,
-            collate_fn=layout.collate,
-            num_workers=config.data.workers,
-            # a loader seeds its workers from here, not from the state that dropout draws from
-            generator=torch.Generator(),
+            keys,
+            layout.collate,
+            workers=config.data.workers,
             pin_memory=accelerator.device.type == "cuda",
         )
 

@@ -10,10 +10,16 @@ small:
    hold an *outline* of a scene (relation or background, the things, the place; twelve tokens), as
    blurred token embeddings, and it writes one of the scene's captions. A language model trained on
    plain text alone can't be steered by soft prompts at this size. Then it is frozen.
-2. ViT, Q-Former and projection learn from composed OpenMoji scenes: language loss through the
-   frozen language model, plus a term that pulls each projected query to its token of the outline.
-   That term does the work of the paper's stage 1. It uses what only the composer knows; the demo's
-   fine-tuning is on language loss alone.
+2. ViT, Q-Former and projection learn from composed OpenMoji scenes. Each patch is to name the
+   thing it shows, which stands in for a pre-trained ViT; each projected query is to be near its
+   token of the outline, which stands in for stage 1; after a while the language loss through the
+   frozen language model joins in: stage 2. The first two use what only the composer knows; the
+   demo's fine-tuning has the language loss alone.
+
+Takes about 25 minutes on 2 cores. glibc hands large buffers back to the system at once and so
+spends a third of the time on page faults; these variables stop it:
+
+    MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647
 """
 
 from __future__ import annotations
@@ -379,7 +385,7 @@ def train_vision(
     for number in range(steps):
         chosen = rng.integers(len(scenes.captions), size=batch)
         outlines = scenes.outlines[chosen]
-        single = outlines[:, 4] == outlines[:, 9]
+        single = outlines[:, 4] == model.config.text_config.eos_token_id  # captions tell its ground
         images = recolour(
             normalise(scenes.pixels[chosen], processor), torch.where(single, 0.05, 0.2)
         )

@@ -10,12 +10,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
 from blip2ft.data.images import EvalTransform, TrainTransform, open_image
+from blip2ft.data.loading import load_batches
 from blip2ft.data.order import Key
 from blip2ft.data.records import Record
 from blip2ft.losses import language_modeling
@@ -132,12 +133,11 @@ def predict(
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     by_length = sorted(range(len(records)), key=lambda i: len(prompts[i]))
     mine = by_length[rank::world]
-    loader = DataLoader(
+    loader = load_batches(
         _Questions(records, prompts, transform),
-        batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),  # else it would draw from the state of training
+        [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
+        list,
+        workers=workers,
     )
     model.eval()
     answers: list[tuple[int, str]] = []

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from blip2ft.errors import Interrupted
+from blip2ft.errors import Interrupted, plain_message
 from blip2ft.models.parts import set_train_mode
 from blip2ft.training.checkpoint import load_checkpoint, remove_old, save_checkpoint
 from blip2ft.training.preflight import name_nonfinite_part
@@ -104,11 +104,23 @@ def train(
     set_train_mode(accelerator.unwrap_model(model))
     with bar, _Signals() as signals:
         while step < steps:
-            step_batches = [next(micro_batches) for _ in range(accumulation)]
-            local = torch.tensor([sum(map(count, step_batches)), signals.received])
-            total, stop = accelerator.reduce(local.to(accelerator.device), "sum").tolist()
+            broken, step_batches = None, []
+            try:
+                step_batches = [next(micro_batches) for _ in range(accumulation)]
+            except ValueError as error:
+                broken = error
+            # one process's signal or broken sample stops all, at the same step
+            stop = signals.received or broken is not None
+            local = torch.tensor([sum(map(count, step_batches)), stop], device=accelerator.device)
+            total, stop = accelerator.reduce(local, "sum").tolist()
             if stop:
-                raise Interrupted(save(), signals.number)
+                saved = save()
+                if broken is not None:
+                    raise ValueError(
+                        f"{plain_message(broken)} (The state is saved in {saved}: mend the data "
+                        "and go on with --train.resume true.)"
+                    ) from broken
+                raise Interrupted(saved, signals.number)
 
             step_loss = torch.zeros((), device=accelerator.device)
             for i, batch in enumerate(step_batches):

@@ -1,5 +1,6 @@
 """Start Accelerate with a precision that the hardware and the model can bear."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
         raise ValueError(
             "model.precision is bf16, which this GPU lacks; use fp32, or fp16 for OPT models"
         )
+    if int(os.environ.get("RANK", "0")):
+        logging.getLogger("blip2ft").setLevel(logging.WARNING)  # the first process says it all
     mixed = "no" if precision == "fp32" else precision
     return Accelerator(mixed_precision=mixed, log_with=log_with or None, project_dir=str(output))
 
