@@ -44,6 +44,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
         description=(config_class.__doc__ or "").strip().splitlines()[0],
         epilog=f"See the YAML files beside {prog} for settings that were used.",
         default_env=False,
+        allow_abbrev=False,  # --train.epoch is a typing error, not train.epochs
     )
     parser.add_argument(
         "--config", action="config", help="YAML file with any of the settings below"

@@ -12,9 +12,11 @@ from pathlib import Path
 from blip2ft.cli import quiet_libraries
 from blip2ft.config import CaptionConfig
 from blip2ft.parse import parse_config, run_cleanly
+from blip2ft.training.run import check_output
 
 
 def main(config: CaptionConfig, config_yaml: str) -> None:
+    check_output(config.output, resume=config.train.resume)
     quiet_libraries()
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
@@ -35,13 +37,12 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes
-    from blip2ft.training.run import check_output, open_run, read_evaluation, record_evaluation
+    from blip2ft.training.run import open_run, read_evaluation, record_evaluation
     from blip2ft.training.summary import answer_table, score_table
 
     # What can't work is refused before anything is loaded or written.
     parts = asdict(config.parts)
     check_parts(parts, config.quantize)
-    check_output(config.output, resume=config.train.resume)
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     set_seed(config.seed)
@@ -96,7 +97,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     if config.train.preflight:
         few = [samples[key] for key in order.batch(0)[:2]]
-        preflight(model, layout, few, caption_loss, accelerator)
+        preflight(model, parts, layout, few, caption_loss, accelerator)
 
     # From here on there is a run.
     run = Path(config.output)

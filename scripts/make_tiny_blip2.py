@@ -1,4 +1,4 @@
-"""Make `data/tiny-blip2/`: a BLIP-2 of two million parameters that captions OpenMoji scenes.
+"""Make `data/tiny-blip2/`: a BLIP-2 of 2.5 million parameters that captions OpenMoji scenes.
 
     python scripts/make_tiny_blip2.py
 

@@ -66,7 +66,7 @@ def train(
     evaluate(step): scores on the validation split; called on every process.
 
     Raises Interrupted after Ctrl-C or SIGTERM, with the state saved, and ValueError for a loss
-    that isn't finite, naming the part that it comes from.
+    that isn't finite, naming the part that it comes from, or a gradient that isn't.
     """
     step, best, best_step = 0, -math.inf, 0
     checkpoints = run / "checkpoints"
@@ -109,6 +109,10 @@ def train(
                 step_batches = [next(micro_batches) for _ in range(accumulation)]
             except ValueError as error:
                 broken = error
+            except RuntimeError:
+                # a signal to the whole group ends the workers as well
+                if not signals.received:
+                    raise
             # one process's signal or broken sample stops all, at the same step
             stop = signals.received or broken is not None
             local = torch.tensor([sum(map(count, step_batches)), stop], device=accelerator.device)
@@ -139,6 +143,12 @@ def train(
             norm = None
             if max_grad_norm is not None:
                 norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+                # under fp16 the scaler leaves such a step out and goes on
+                if accelerator.scaler is None and not math.isfinite(norm):
+                    raise ValueError(
+                        f"step {step + 1}: the loss is {mean_loss:.4f}, but the gradient's norm is "
+                        f"{float(norm)}; lower optimizer.lr, or set model.precision to fp32"
+                    )
             rate = max(group["lr"] for group in optimizer.param_groups)
             optimizer.step()
             schedule.step()
@@ -155,7 +165,7 @@ def train(
                         f"train.best_metric is {milestones.best_metric!r}, which the evaluation "
                         f"doesn't give; allowed are {', '.join(scores)}"
                     )
-                if scores[milestones.best_metric] > best:
+                if best_step == 0 or scores[milestones.best_metric] > best:
                     best, best_step = scores[milestones.best_metric], step
                     save()
             if step % milestones.checkpoint_every == 0 or step == steps:

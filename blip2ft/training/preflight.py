@@ -1,7 +1,8 @@
 """Before the first step: does the image reach the loss, and the loss what shall train?"""
 
 import logging
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 def preflight(
     model: nn.Module,
+    parts: Mapping[str, str],
     layout: TextLayout,
     samples: Sequence[Sample],
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
@@ -22,12 +24,15 @@ def preflight(
 ) -> None:
     """Check a few samples end to end, and stop with what is wrong; weights and seeds stay.
 
+    parts: how each part shall train, whatever `requires_grad` says.
     Raises ValueError where image tokens are missing or too many, labels don't decode to the target
     text, a part computes NaN or infinity, another image leaves the loss as it is, a part that
     trains gets no gradient, or a frozen one gets any.
     """
     batch = layout.collate(samples)
-    check_image_tokens(batch["input_ids"], layout.image_token_id, layout.num_query_tokens)
+    # what the model expects, not what the layout believes: the two must agree
+    queries = model.get_parameter("query_tokens").shape[1]
+    check_image_tokens(batch["input_ids"], model.config.image_token_index, queries)  # type: ignore
     check_labels(layout, samples, batch["labels"])
     batch = {key: value.to(accelerator.device) for key, value in batch.items()}
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -38,7 +43,7 @@ def preflight(
         if where:
             raise ValueError(f"preflight: the loss isn't finite before any training; {where}")
         check_image_matters(model, batch, loss, accelerator)
-        check_gradients(model, batch, loss, accelerator)
+        check_gradients(model, parts, batch, loss, accelerator)
     model.zero_grad(set_to_none=True)
     model.train(was_training)
 
@@ -54,14 +59,18 @@ def check_image_tokens(input_ids: Tensor, image_token_id: int, expected: int) ->
 
 
 def check_labels(layout: TextLayout, samples: Sequence[Sample], labels: Tensor) -> None:
-    """The labels, decoded, must be the target and the end token, and nothing else."""
+    """The labels, decoded, must be the target and the end token, and nothing else.
+
+    White space and Unicode's compatible forms don't count: SentencePiece makes one of many.
+    """
     for sample, row in zip(samples, labels, strict=True):
         ids = row[row != IGNORE]
         ended = int(ids[-1]) == layout.end_token_id
         text = layout.decode(ids[None, :-1] if ended else ids[None])[0]
-        target = (sample.target or "").strip()
+        target = sample.target or ""
         logger.info("preflight: %r learns to answer %r%s", sample.prompt, text, " + end" * ended)
-        fits = text == target if ended else target.startswith(text)
+        read, wanted = _plain(text), _plain(target)
+        fits = read == wanted if ended else wanted.startswith(read)
         if not fits and layout.tokenizer.unk_token_id not in ids.tolist():
             raise ValueError(
                 f"preflight: the labels decode to {text!r}, the target is {target!r}; "
@@ -89,6 +98,7 @@ def check_image_matters(
 
 def check_gradients(
     model: nn.Module,
+    parts: Mapping[str, str],
     batch: dict[str, Tensor],
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
     accelerator: Accelerator,
@@ -102,14 +112,14 @@ def check_gradients(
         for name, p in model.named_parameters()
         if p.grad is not None and bool(p.grad.any())
     }
-    trains = {part for part in PARTS if any(p.requires_grad for _, p in parameters_of(model, part))}
+    trains = {part for part, mode in parts.items() if mode != "frozen"}
     for part in trains - reached:
         raise ValueError(
             f"preflight: part {part!r} shall train, but the gradient doesn't reach it; "
             "look for zero weights between it and the loss"
         )
     for part in reached - trains:
-        raise ValueError(f"preflight: part {part!r} is frozen, but the gradient reaches it")
+        raise ValueError(f"preflight: part {part!r} shall be frozen, but the gradient reaches it")
 
 
 def name_nonfinite_part(
@@ -146,6 +156,11 @@ def name_nonfinite_part(
     if not bool(torch.isfinite(value)):
         return "every part is finite, so it is the loss itself: is a batch without any label?"
     return ""
+
+
+def _plain(text: str) -> str:
+    # a cut between the bytes of a character decodes to a replacement character
+    return "".join(unicodedata.normalize("NFKC", text).rstrip("\ufffd").split())
 
 
 def _all_finite(value: object) -> bool:

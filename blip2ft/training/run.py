@@ -20,8 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
 
@@ -80,6 +78,8 @@ def read_evaluation(run: Path, split: str, step: int) -> Evaluation:
 
 def environment() -> dict[str, Any]:
     """Versions, commit, hardware and command of this process."""
+    import torch  # here: the checks of this module must answer at once
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "packages": {name: _version(name) for name in PACKAGES},
@@ -108,17 +108,21 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; none where there is no file."""
+    """The rows of a file of JSON lines; none where there is no file.
+
+    A last line without its end was cut off, by a full disk for one, and is left out.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    # not splitlines, which also breaks at characters that JSON allows inside strings
+    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def drop_lines_after(path: Path, step: int) -> None:
     """Forget what a run logged after the checkpoint that it resumes from."""
-    rows = read_lines(path)
-    if rows:
-        write_lines(path, [row for row in rows if row["step"] <= step])
+    if path.is_file():
+        write_lines(path, [row for row in read_lines(path) if row["step"] <= step])
 
 
 def _answers_path(run: Path, split: str, step: int) -> Path:

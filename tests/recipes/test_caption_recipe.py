@@ -1,0 +1,260 @@
+"""The captioning recipe: every YAML of it runs, and a run leaves what it promises."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
+
+import blip2ft.tasks.caption
+from blip2ft.config import CaptionConfig
+from blip2ft.errors import Interrupted
+from blip2ft.models.adapters import load_trained
+from blip2ft.models.load import load_captioner
+from blip2ft.parse import parse_config
+from blip2ft.tasks.caption import caption_loss
+from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints
+from blip2ft.training.run import read_lines
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "caption.py"
+YAMLS = sorted((ROOT / "recipes" / "caption").glob("*.yaml"))
+COCO = ["flan-t5-xl", "flan-t5-xxl", "opt-2.7b", "opt-6.7b"]
+
+
+@pytest.fixture(autouse=True)
+def quiet_and_quick(monkeypatch):
+    """METEOR and SPICE take a Java start each; and take back what the recipe silences."""
+    scores = blip2ft.tasks.caption.score_captions
+
+    def without_java(predictions, references, *, java=True):
+        return scores(predictions, references, java=False)
+
+    monkeypatch.setattr(blip2ft.tasks.caption, "score_captions", without_java)
+    verbosity = transformers_logging.get_verbosity()
+    yield
+    transformers_logging.set_verbosity(verbosity)
+    transformers_logging.enable_progress_bar()
+
+
+def named(path: Path) -> str:
+    return path.stem
+
+
+def parse(*argv: str) -> CaptionConfig:
+    return parse_config(CaptionConfig, argv, "recipes/caption.py")[0]
+
+
+def run_recipe(*argv: object) -> None:
+    spec = importlib.util.spec_from_file_location("caption_recipe", RECIPE)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    recipe.main(*parse_config(CaptionConfig, [str(word) for word in argv], "recipes/caption.py"))
+
+
+def tiny(model_folder: Path, photos: Path, output: Path) -> list[object]:
+    """Overrides that bring any YAML down to a tiny model, eight photos and two steps."""
+    words = ["--output", output, "--model.name", model_folder, "--model.image_size", 28]
+    for split in ("train", "validation"):
+        words += [f"--data.{split}.source", photos / "captions.csv"]
+        words += [f"--data.{split}.format", "auto", f"--data.{split}.split", "null"]
+        words += [f"--data.{split}.image_root", "null"]
+    words += ["--data.test", "null", "--data.workers", 0, "--data.max_target_tokens", 16]
+    words += ["--optimizer.warmup_steps", 1, "--train.max_steps", 2, "--train.batch_size", 4]
+    words += ["--train.micro_batch_size", 2, "--train.evaluate_every", 1, "--train.log_every", 1]
+    return [*words, "--generation.num_beams", 1, "--generation.max_new_tokens", 3]
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "trained.safetensors")
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=named)
+def test_every_yaml_parses_and_says_how_to_run_it(path):
+    config = parse("--config", str(path))
+    header = path.read_text().partition("\noutput:")[0]
+    assert f"--config recipes/caption/{path.name}" in header
+    assert all(line.startswith("#") for line in header.strip().splitlines())
+    assert config.output.startswith("runs/")
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_the_coco_settings_are_the_papers(name):
+    config = parse("--config", str(ROOT / "recipes" / "caption" / f"{name}.yaml"))
+    assert (config.train.epochs, config.train.batch_size) == (5, 256)
+    assert (config.optimizer.lr, config.optimizer.warmup_steps) == (1e-5, 1000)
+    assert config.optimizer.betas == (0.9, 0.999)
+    assert config.optimizer.weight_decay == 0.05
+    assert config.optimizer.vision_layer_decay == (0.95 if name == "opt-6.7b" else 1.0)
+    assert (config.model.image_size, config.prompt) == (364, "a photo of")
+    assert (config.generation.num_beams, config.data.crop_scale) == (5, (0.5, 1.0))
+    assert config.data.flip
+    sources = (config.data.train, config.data.validation, config.data.test)
+    assert [source.split for source in sources] == ["train", "val", "test"]
+    assert {source.format for source in sources} == {"karpathy"}
+    assert config.train.max_steps is None
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=named)
+def test_every_yaml_takes_two_steps(path, request, photo_folder, tmp_path):
+    family = "t5_folder" if "t5" in path.stem else "opt_folder"
+    model_folder = request.getfixturevalue(family)
+    run = tmp_path / "run"
+    run_recipe("--config", path, *tiny(model_folder, photo_folder, run))
+    assert [row["step"] for row in read_lines(run / "log.jsonl")] == [1, 2]
+
+
+def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    run_recipe(*tiny(opt_folder, photo_folder, run))
+    found = {path.name for path in run.iterdir()}
+    assert found == {
+        *("config.yaml", "environment.json", "log.jsonl", "metrics.jsonl"),
+        *("predictions", "checkpoints", "adapter"),
+    }
+    again = parse("--config", str(run / "config.yaml"))
+    assert again == parse(*[str(word) for word in tiny(opt_folder, photo_folder, run)])
+    assert json.loads((run / "environment.json").read_text())["packages"]["torch"]
+    rows = read_lines(run / "metrics.jsonl")
+    evaluated = [(row["split"], row["step"]) for row in rows]
+    best = evaluated[-1][1]
+    assert evaluated == [("test", 0), ("validation", 1), ("validation", 2), ("test", best)]
+    assert all({"cider", "bleu4", "rougeL", "exact_match"} <= row.keys() for row in rows)
+    answers = read_lines(run / "predictions" / "test-00000000.jsonl")
+    assert [row["image_id"] for row in answers] == [f"photo{i}.jpg" for i in range(8)]
+    assert all(row.keys() == {"image_id", "caption", "references"} for row in answers)
+    said = capsys.readouterr().out
+    assert "8 images, 8 captions; 2 steps of 4: 1 processes x 2 micro-batches of 2" in said
+    assert f"best step {best} of 2; everything lies in {run}" in said
+    assert f"blip2ft export {run} --out FOLDER" in said
+
+
+def test_a_run_never_touches_a_folder_in_use(opt_folder, photo_folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is in use and nothing in it is ever overwritten"):
+        run_recipe(*tiny(opt_folder, photo_folder, run))
+    assert [path.name for path in run.iterdir()] == ["thesis.txt"]
+
+
+def test_what_cant_work_leaves_no_folder_behind(opt_folder, photo_folder, tmp_path):
+    run = tmp_path / "run"
+    words = tiny(opt_folder, photo_folder, run)
+    with pytest.raises(ValueError, match="nowhere' isn't a folder"):
+        run_recipe(*words, "--data.train.image_root", tmp_path / "nowhere")
+    frozen = dict.fromkeys(("vision", "qformer", "projection", "language"), "frozen")
+    with pytest.raises(ValueError, match="every part is frozen, so nothing would train"):
+        run_recipe(*words, "--parts", json.dumps(frozen))
+    assert not run.exists()
+
+
+def test_the_adapter_gives_the_best_model_back(model_folder, photo_folder, tmp_path):
+    run = tmp_path / "run"
+    run_recipe(*tiny(model_folder, photo_folder, run), "--optimizer.lr", "1e-2")
+    best = read_lines(run / "metrics.jsonl")[-1]["step"]
+    checkpoint = load_file(checkpoint_of(run / "checkpoints", best) / "trained.safetensors")
+    model, _ = load_captioner(model_folder)
+    before = model.query_tokens.clone()
+    load_trained(model, run / "adapter")
+    own = dict(model.named_parameters())
+    assert checkpoint.keys() == weights_of(run).keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in checkpoint.items())
+    assert not torch.equal(model.query_tokens, before)
+    assert not any(name.startswith("language_model.") for name in checkpoint)
+
+
+def test_lora_ends_with_an_adapter_too(model_folder, photo_folder, tmp_path):
+    run = tmp_path / "run"
+    lora = ["--parts.vision", "lora", "--parts.language", "lora", "--lora.r", "2"]
+    run_recipe(*tiny(model_folder, photo_folder, run), *lora)
+    found = {path.name for path in (run / "adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "trained.safetensors"} <= found
+    model, _ = load_captioner(model_folder)
+    load_trained(model, run / "adapter")
+    state = load_file(run / "adapter" / "adapter_model.safetensors")
+    parts = {name.removeprefix("base_model.model.").split(".")[0] for name in state}
+    assert parts == {"vision_model", "language_model"}
+    assert any(bool(tensor.any()) for name, tensor in state.items() if "lora_B" in name)
+
+
+def test_an_interrupted_run_resumes_to_the_same_end(
+    opt_folder, photo_folder, tmp_path, monkeypatch
+):
+    words = ["--train.max_steps", 4, "--train.evaluate_every", 2, "--train.batch_size", 6]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_recipe(*tiny(opt_folder, photo_folder, whole), *words)
+
+    calls = []
+
+    def loss(model, batch):
+        calls.append(1)
+        if len(calls) == 4 + 2 * 3 + 1:  # the preflight's four, two steps, and into the third
+            os.kill(os.getpid(), 2)
+        return caption_loss(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blip2ft.tasks.caption, "caption_loss", loss)
+        with pytest.raises(Interrupted, match=r"The same command with --train\.resume true"):
+            run_recipe(*tiny(opt_folder, photo_folder, parts), *words)
+    assert list_checkpoints(parts / "checkpoints")
+    assert not (parts / "adapter").exists()
+    run_recipe(*tiny(opt_folder, photo_folder, parts), *words, "--train.resume", "true")
+
+    def steps(run):
+        return [(r["step"], r["loss"], r["lr"]) for r in read_lines(run / "log.jsonl")]
+
+    assert steps(parts) == steps(whole)
+    assert read_lines(parts / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
+    expected = weights_of(whole)
+    assert all(torch.equal(t, expected[name]) for name, t in weights_of(parts).items())
+    assert (parts / "config-resumed-1.yaml").is_file()
+
+
+def test_fp16_with_flan_t5_is_refused(t5_folder, photo_folder, tmp_path, monkeypatch):
+    # fp16 needs a GPU before it can be refused
+    class Fp16:
+        mixed_precision, is_main_process, device = "fp16", True, torch.device("cpu")
+
+    import blip2ft.training.processes
+
+    monkeypatch.setattr(blip2ft.training.processes, "start_processes", lambda *_: Fp16())
+    with pytest.raises(ValueError, match="FlanT5 overflows in fp16"):
+        run_recipe(*tiny(t5_folder, photo_folder, tmp_path / "run"), "--model.precision", "fp16")
+    assert not (tmp_path / "run").exists()
+
+
+def launch(*argv: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, RECIPE, *argv]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_mistyped_key_is_one_line_and_status_2():
+    found = launch("--config", YAMLS[0], "--train.epcohs", "3")
+    assert found.returncode == 2
+    assert found.stderr.strip().splitlines() == [
+        "error: unknown setting 'train.epcohs': did you mean 'train.epochs'?"
+    ]
+
+
+def test_a_folder_in_use_is_one_line_and_status_2(opt_folder, photo_folder, tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    found = launch(*tiny(opt_folder, photo_folder, tmp_path))
+    assert found.returncode == 2
+    (line,) = found.stderr.strip().splitlines()
+    assert line.startswith(f"error: the output folder {tmp_path} is in use")
+
+
+def test_help_is_quick_and_lists_the_settings():
+    start = time.perf_counter()
+    found = launch("--help")
+    assert found.returncode == 0
+    assert "--optimizer.vision_layer_decay" in found.stdout
+    assert time.perf_counter() - start < 3

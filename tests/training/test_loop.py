@@ -1,0 +1,223 @@
+"""The loop: how a batch is split and where a run stops changes nothing that is learned."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import small_run
+
+from blip2ft.errors import Interrupted
+from blip2ft.tasks.caption import caption_loss
+from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints
+from blip2ft.training.run import read_lines
+
+
+def end_of(run: Path, steps: int = 3) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint_of(run / "end", steps) / "trained.safetensors")
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_lines(run / "log.jsonl")]
+
+
+def signals_after(calls: int, number: int = signal.SIGINT):
+    """`caption_loss`, during whose call number `calls` a signal arrives."""
+    count = 0
+
+    def loss(model, batch):
+        nonlocal count
+        count += 1
+        if count == calls:
+            os.kill(os.getpid(), number)
+        return caption_loss(model, batch)
+
+    return loss
+
+
+def assert_close(first: Path, second: Path) -> None:
+    one, other = end_of(first), end_of(second)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-6, msg=name)
+    assert losses(second) == pytest.approx(losses(first), abs=1e-5)
+
+
+@pytest.mark.parametrize("micro", [4, 3, 1])
+def test_a_batch_accumulated_is_the_batch_at_once(model_folder, photo_folder, tmp_path, micro):
+    options = {"adamw": False, "dropout": False}
+    before = small_run(model_folder, photo_folder, tmp_path / "none", steps=0, **options)[0]
+    small_run(model_folder, photo_folder, tmp_path / "once", **options)
+    small_run(model_folder, photo_folder, tmp_path / "parts", micro=micro, **options)
+    assert_close(tmp_path / "once", tmp_path / "parts")
+    moved = end_of(tmp_path / "once")["language_projection.weight"]
+    assert (moved - before.language_projection.weight).abs().max() > 1e-5
+
+
+def test_two_processes_are_one(opt_folder, photo_folder, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-q"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    command += ["--main_process_port", "0"]
+    script = [Path(__file__).with_name("small_run.py"), opt_folder, photo_folder, tmp_path / "two"]
+    found = subprocess.run([*command, *map(str, script)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-3000:]
+    small_run(opt_folder, photo_folder, tmp_path / "one", adamw=False, dropout=False)
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("stopped_in", [1, 3, 4])
+def test_a_resumed_run_is_the_uninterrupted_one(model_folder, photo_folder, tmp_path, stopped_in):
+    """8 photos in batches of 6: step 3 is in the middle of an epoch. Dropout is on."""
+    options = {"steps": 6, "batch_size": 6, "micro": 3}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    _, best = small_run(model_folder, photo_folder, whole, **options)
+    loss = signals_after(2 * stopped_in)
+    with pytest.raises(Interrupted, match=f"step-0000000{stopped_in}. The same command with"):
+        small_run(model_folder, photo_folder, parts, loss=loss, **options)
+    newest = list_checkpoints(parts / "checkpoints")[-1]
+    torch.manual_seed(99)
+    _, best_resumed = small_run(model_folder, photo_folder, parts, resume_from=newest, **options)
+
+    assert best_resumed == best == 6
+    assert losses(parts) == losses(whole)
+    expected = end_of(whole, 6)
+    for name, tensor in end_of(parts, 6).items():
+        assert torch.equal(tensor, expected[name]), name
+    ends = [torch.load(checkpoint_of(r / "end", 6) / "rest.pt") for r in (whole, parts)]
+    assert torch.equal(ends[0]["random"][0]["torch"], ends[1]["random"][0]["torch"])
+    for key, values in ends[0]["optimizer"]["state"].items():
+        for name, value in values.items():
+            assert torch.equal(ends[1]["optimizer"]["state"][key][name], value)
+
+
+def test_dropout_is_on_in_training(opt_folder, photo_folder, tmp_path):
+    small_run(opt_folder, photo_folder, tmp_path / "with", steps=1)
+    small_run(opt_folder, photo_folder, tmp_path / "without", steps=1, dropout=False)
+    assert losses(tmp_path / "with") != losses(tmp_path / "without")
+
+
+def test_what_was_logged_after_the_checkpoint_is_logged_once(opt_folder, photo_folder, tmp_path):
+    options = {"steps": 4, "every": 2}
+    with pytest.raises(Interrupted):
+        small_run(opt_folder, photo_folder, tmp_path, loss=signals_after(3), **options)
+    earlier = checkpoint_of(tmp_path / "checkpoints", 2)
+    small_run(opt_folder, photo_folder, tmp_path, resume_from=earlier, **options)
+    assert [row["step"] for row in read_lines(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_saves_it(opt_folder, photo_folder, tmp_path, number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match=r"--train\.resume true goes on from there") as stop:
+        small_run(opt_folder, photo_folder, tmp_path, loss=signals_after(1, number))
+    assert stop.value.signal_number == number
+    assert stop.value.checkpoint == checkpoint_of(tmp_path / "checkpoints", 1)
+    assert list_checkpoints(tmp_path / "checkpoints") == [stop.value.checkpoint]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_second_ctrl_c_quits_at_once(opt_folder, photo_folder, tmp_path):
+    def loss(model, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return caption_loss(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(opt_folder, photo_folder, tmp_path, loss=loss)
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_a_loss_that_isnt_finite_stops_before_the_weights_change(
+    opt_folder, photo_folder, tmp_path
+):
+    weights, seen = {}, []
+
+    def loss(model, batch):
+        if len(seen) >= 2:  # from the third step on
+            weights.setdefault("then", {n: p.detach().clone() for n, p in model.named_parameters()})
+            batch = batch | {"pixel_values": batch["pixel_values"] * math.inf}
+        seen.append(1)
+        return caption_loss(model, batch)
+
+    models = []
+    with pytest.raises(ValueError, match=r"step 3: the loss is nan; it comes from part 'vision'"):
+        small_run(opt_folder, photo_folder, tmp_path, loss=loss, watch=models.append)
+    for name, p in models[0].named_parameters():
+        assert torch.equal(p, weights["then"][name]), name
+    assert list_checkpoints(tmp_path / "checkpoints") == [
+        checkpoint_of(tmp_path / "checkpoints", 2)
+    ]
+
+
+def test_a_gradient_that_isnt_finite_stops_before_the_weights_change(
+    opt_folder, photo_folder, tmp_path
+):
+    models = []
+
+    def loss(model, batch):
+        # the root's slope at 0 is infinite, the loss stays as it is
+        return caption_loss(model, batch) + (model.query_tokens * 0).sum().sqrt()
+
+    before = small_run(opt_folder, photo_folder, tmp_path / "none", steps=0)[0].state_dict()
+    with pytest.raises(ValueError, match=r"step 1: .* the gradient's norm is nan"):
+        small_run(opt_folder, photo_folder, tmp_path / "run", loss=loss, watch=models.append)
+    assert all(torch.equal(t, before[name]) for name, t in models[0].state_dict().items())
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_a_broken_image_stops_the_run_with_its_state_saved(opt_folder, photo_folder, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(photo_folder, photos)
+    (photos / "photo5.jpg").write_bytes(b"no picture")
+    options = {"steps": 4, "batch_size": 2, "every": 9}
+    with pytest.raises(
+        ValueError, match=r"photo5\.jpg.*The state is saved in .*train\.resume true"
+    ):
+        small_run(opt_folder, photos, tmp_path / "run", **options)
+    (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+
+    shutil.copy(photo_folder / "photo5.jpg", photos)
+    small_run(opt_folder, photos, tmp_path / "run", resume_from=saved, **options)
+    small_run(opt_folder, photo_folder, tmp_path / "whole", **options)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_metric_that_isnt_there_is_named(opt_folder, photo_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"best_metric is 'spice', .*; allowed are cider"):
+        small_run(opt_folder, photo_folder, tmp_path, best_metric="spice")
+
+
+def test_the_best_and_the_newest_checkpoints_are_kept(opt_folder, photo_folder, tmp_path):
+    def evaluate(step):
+        return {"cider": {1: 0.1, 2: 0.9}.get(step, 0.5)}
+
+    _, best = small_run(
+        opt_folder, photo_folder, tmp_path, steps=5, every=1, keep=1, evaluate=evaluate
+    )
+    assert best == 2
+    found = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert found == ["step-00000002", "step-00000005"]
+
+
+def test_of_equal_scores_the_first_is_best(opt_folder, photo_folder, tmp_path):
+    options = {"steps": 4, "evaluate": lambda step: {"cider": 0.0}}
+    assert small_run(opt_folder, photo_folder, tmp_path, **options)[1] == 2
+
+
+def test_frozen_weights_stay_and_the_log_holds_every_step(opt_folder, photo_folder, tmp_path):
+    before = small_run(opt_folder, photo_folder, tmp_path / "none", steps=0)[0].state_dict()
+    after = small_run(opt_folder, photo_folder, tmp_path / "some")[0].state_dict()
+    for name, tensor in after.items():
+        if name.startswith("language_model."):
+            assert torch.equal(tensor, before[name]), name
+    rows = read_lines(tmp_path / "some" / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert all(row["grad_norm"] > 0 and row["images_per_second"] > 0 for row in rows)

@@ -1,0 +1,133 @@
+"""A run's folder: never overwritten, and readable again."""
+
+import json
+
+import pytest
+
+from blip2ft.training.run import (
+    append_line,
+    check_output,
+    drop_lines_after,
+    environment,
+    open_run,
+    read_evaluation,
+    read_lines,
+    record_evaluation,
+    write_lines,
+)
+
+
+def test_a_new_or_empty_folder_is_free(tmp_path):
+    check_output(tmp_path, resume=False)
+    check_output(tmp_path / "new" / "deep", resume=False)
+
+
+@pytest.mark.parametrize("what", ["file inside", "a file itself"])
+def test_a_folder_in_use_is_refused(tmp_path, what):
+    run = tmp_path / "run"
+    if what == "file inside":
+        run.mkdir()
+        (run / "notes.txt").write_text("mine")
+    else:
+        run.write_text("mine")
+    with pytest.raises(ValueError, match=r"run is in use .*--train\.resume true, or choose"):
+        check_output(run, resume=False)
+
+
+def test_there_must_be_a_run_to_resume(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing to resume: .* holds no run"):
+        check_output(tmp_path, resume=True)
+    (tmp_path / "config.yaml").write_text("")
+    check_output(tmp_path, resume=True)
+
+
+def test_a_resumed_run_keeps_its_first_settings(tmp_path):
+    run = tmp_path / "run"
+    open_run(run, "seed: 1\n", resume=False)
+    open_run(run, "seed: 2\n", resume=True)
+    open_run(run, "seed: 3\n", resume=True)
+    texts = {path.name: path.read_text() for path in run.glob("*.yaml")}
+    assert texts == {
+        "config.yaml": "seed: 1\n",
+        "config-resumed-1.yaml": "seed: 2\n",
+        "config-resumed-2.yaml": "seed: 3\n",
+    }
+    assert len(list(run.glob("environment*.json"))) == 3
+    assert (run / "checkpoints").is_dir()
+    assert (run / "predictions").is_dir()
+
+
+def test_the_environment_names_what_the_numbers_came_from():
+    found = json.loads(json.dumps(environment()))
+    assert found["packages"]["torch"]
+    assert found["packages"]["transformers"]
+    assert {"python", "platform", "cpus", "gpus", "git_commit", "command"} <= found.keys()
+
+
+def test_lines_come_back_as_they_were_written(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": 'line\nbreak, é, \u2028, \x85 and "quotes"', "n": 1}, {"n": None}]
+    write_lines(path, rows)
+    append_line(path, {"n": 3})
+    assert read_lines(path) == [*rows, {"n": 3}]
+
+
+def test_a_missing_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_a_failure_while_writing_leaves_the_former_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_lines(path, [{"n": 1}])
+
+    def rows():
+        yield {"n": 2}
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        write_lines(path, rows())
+    assert read_lines(path) == [{"n": 1}]
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_a_resumed_run_writes_over_it(tmp_path):
+    path = tmp_path / "log.jsonl"
+    write_lines(path, [{"step": 1}, {"step": 2}])
+    with path.open("a") as file:
+        file.write('{"step": 3, "lo')
+    assert read_lines(path) == [{"step": 1}, {"step": 2}]
+    drop_lines_after(path, 2)
+    append_line(path, {"step": 3})
+    assert read_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+def test_lines_after_the_checkpoint_are_forgotten(tmp_path):
+    path = tmp_path / "log.jsonl"
+    write_lines(path, [{"step": step} for step in (1, 2, 3, 4)])
+    drop_lines_after(path, 2)
+    assert [row["step"] for row in read_lines(path)] == [1, 2]
+    drop_lines_after(tmp_path / "none.jsonl", 2)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_an_evaluation_is_read_as_recorded(tmp_path):
+    open_run(tmp_path / "run", "", resume=False)
+    run = tmp_path / "run"
+    answers = [{"image_id": 7, "caption": "a cat", "references": ["a dog", "a cat"]}]
+    record_evaluation(run, "test", 0, {"cider": 0.5}, answers)
+    record_evaluation(run, "validation", 0, {"cider": 0.7}, [])
+    record_evaluation(run, "test", 5, {"cider": 0.9}, [])
+    assert read_evaluation(run, "test", 0).scores == {"cider": 0.5}
+    assert read_evaluation(run, "test", 0).answers == answers
+    assert read_evaluation(run, "test", 5).scores == {"cider": 0.9}
+
+
+def test_of_two_evaluations_at_one_step_the_last_counts(tmp_path):
+    open_run(tmp_path / "run", "", resume=False)
+    for value in (0.1, 0.2):
+        record_evaluation(tmp_path / "run", "test", 3, {"cider": value}, [])
+    assert read_evaluation(tmp_path / "run", "test", 3).scores == {"cider": 0.2}
+
+
+def test_an_evaluation_that_never_was_is_empty(tmp_path):
+    found = read_evaluation(tmp_path, "test", 0)
+    assert (found.scores, found.answers) == ({}, [])
