@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 import blip2ft.captioner
 import blip2ft.cli
 from blip2ft.cli import main
-from blip2ft.export import export, load_finetuned
+from blip2ft.export import export_run, load_finetuned
 from blip2ft.metrics import MetricUnavailable, meteor, spice
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.load import load_captioner
@@ -65,7 +65,7 @@ def run_folder(opt_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def export_folder(run_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("exports") / "merged"
-    export(run_folder, out)
+    export_run(run_folder, out)
     return out
 
 
