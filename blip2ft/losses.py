@@ -1,5 +1,6 @@
 """Losses: tensors in, sums out. Who calls them divides by the count over the whole batch."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,3 +22,41 @@ def language_modeling(
     # only labelled rows become fp32: image tokens, prompt and padding are most of the batch
     rows = labels != ignore_index
     return functional.cross_entropy(logits[rows].float(), labels[rows], reduction="sum")
+
+
+def similarities(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Of each image and each text the similarity of the best query: (N, M) in fp32.
+
+    image_features: (N, Q, D), text_features: (M, D), both of unit length. Paper, section 3.1.
+    """
+    with torch.autocast(image_features.device.type, enabled=False):  # 3 digits are too few here
+        queries, images = image_features.shape[1], image_features.float().flatten(0, 1)
+        scores = (images @ text_features.float().T).unflatten(0, (-1, queries))
+    return scores.amax(1)
+
+
+def contrastive(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
+    """ITC of one direction: cross entropy against soft targets, summed over rows, a scalar in fp32.
+
+    logits: (B, G), similarities over the temperature; targets: (B, G), rows that sum to 1.
+    label_smoothing: the share of each row spread evenly over all G. LAVIS models/blip2_models/
+    blip2_qformer.py, forward.
+    """
+    smooth = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return functional.cross_entropy(logits.float(), smooth, reduction="sum")
+
+
+def matching(logits: Tensor, matches: Tensor, weights: Tensor) -> Tensor:
+    """ITM: cross entropy of "doesn't match" and "matches" (B, 2), summed with `weights` (B,).
+
+    matches: (B,) int64, 1 where image and text belong together.
+    """
+    losses = functional.cross_entropy(logits.float(), matches, reduction="none")
+    return (losses * weights).sum()
+
+
+def text_generation(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
+    """ITG: cross entropy of tokens (N, V) against labels (N,), summed, a scalar in fp32."""
+    return functional.cross_entropy(
+        logits.float(), labels, reduction="sum", label_smoothing=label_smoothing
+    )

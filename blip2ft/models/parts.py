@@ -13,11 +13,19 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 # Top-level attributes of the stock classes (Blip2ForConditionalGeneration,
-# InstructBlipForConditionalGeneration, Blip2ForImageTextRetrieval) that make up each part.
+# InstructBlipForConditionalGeneration, Blip2ForImageTextRetrieval) and of our Retriever that make
+# up each part.
 PARTS: dict[str, tuple[str, ...]] = {
     "vision": ("vision_model",),
     "qformer": ("qformer", "query_tokens", "embeddings"),
-    "projection": ("language_projection", "vision_projection", "text_projection", "itm_head"),
+    "projection": (
+        "language_projection",
+        "vision_projection",
+        "text_projection",
+        "itm_head",
+        "itg_head",
+        "temperature",
+    ),
     "language": ("language_model",),
 }
 MODES = ("frozen", "lora", "full")

@@ -1,0 +1,370 @@
+"""The image-text model: features, hard negatives and the three objectives of stage 1."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Blip2Config, Blip2ForImageTextRetrieval
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+
+from blip2ft.gather import Shares, share_batch
+from blip2ft.losses import contrastive, matching, similarities, text_generation
+from blip2ft.models.qformer import (
+    ImageKeys,
+    bidirectional_mask,
+    multimodal_causal_mask,
+    project_images,
+    run_qformer,
+)
+
+TEMPERATURE = 0.07  # LAVIS models/blip2_models/blip2_qformer.py, __init__
+OBJECTIVES = ("itc", "itm", "itg")
+# What only one objective uses, beside the embeddings and the Q-Former.
+HEADS = {
+    "itc": ("vision_projection", "text_projection", "temperature"),
+    "itm": ("itm_head",),
+    "itg": ("itg_head",),
+}
+
+
+@dataclass
+class RetrieverOutput(ModelOutput):
+    """The losses of a batch, means over the pairs of all processes; None for one left out.
+
+    Under DDP, which averages gradients, each process holds its share times the number of
+    processes: the average over the processes is the loss.
+
+    pairs: pairs of all processes over the number of processes, (), to weigh batches by.
+    image_features: (B, Q, D), text_features: (B, D), of unit length, this process's.
+    """
+
+    loss: Tensor | None = None
+    itc: Tensor | None = None
+    itm: Tensor | None = None
+    itg: Tensor | None = None
+    pairs: Tensor | None = None
+    image_features: Tensor | None = None
+    text_features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ItcGradients:
+    """What ITC over a whole step asks of one micro-batch (GradCache, arXiv 2101.06983).
+
+    value: the loss, (); image: (B, Q, D), text: (B, D), temperature: (): its gradients.
+    """
+
+    value: Tensor
+    image: Tensor
+    text: Tensor
+    temperature: Tensor
+
+
+class GenerationHead(nn.Module):
+    """BERT's transform and norm, and the bias of a decoder whose weight is the word embedding."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, act: str, eps: float) -> None:
+        super().__init__()
+        self.transform = nn.Linear(hidden_size, hidden_size)
+        self.act = ACT2FN[act]
+        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        """(N, D) and (V, D) -> logits (N, V)."""
+        hidden = self.norm(self.act(self.transform(hidden)))
+        return functional.linear(hidden, word_embeddings, self.bias)
+
+
+class Retriever(Blip2ForImageTextRetrieval):
+    """Stock `Blip2ForImageTextRetrieval` that can train: with ITC, ITM and ITG losses.
+
+    It adds the temperature of ITC and the head of ITG. Both are saved with the model; stock
+    transformers loads the rest and leaves them out.
+
+    objectives: the weight of each loss; one that isn't named isn't computed.
+    """
+
+    def __init__(self, config: Blip2Config) -> None:
+        super().__init__(config)
+        text = config.qformer_config
+        self.temperature = nn.Parameter(torch.full((), TEMPERATURE))
+        self.itg_head = GenerationHead(
+            text.hidden_size, text.vocab_size, text.hidden_act, text.layer_norm_eps
+        )
+        self.objectives: Mapping[str, float] = dict.fromkeys(OBJECTIVES, 1.0)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Retriever):
+            init.normal_(module.query_tokens, std=0.02)  # equal queries would stay equal
+            if hasattr(module, "temperature"):  # stock's constructor comes here before it is made
+                init.constant_(module.temperature, TEMPERATURE)
+        elif isinstance(module, GenerationHead):
+            init.zeros_(module.bias)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As stock's, with the stock class named in the config."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        path = Path(save_directory) / "config.json"
+        config = json.loads(path.read_text())
+        config["architectures"] = [Blip2ForImageTextRetrieval.__name__]
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+    def forward(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_ids: Tensor | None = None,
+        *,
+        image_embeds: Tensor | None = None,
+        itc_gradients: ItcGradients | None = None,
+        features_only: bool = False,
+        **stock: Any,
+    ) -> Any:
+        """The losses of B pairs of an image and its text.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised.
+            input_ids: (B, T) int64, `[CLS] text [SEP]`, padded on the right, without image tokens.
+            attention_mask: (B, T), 0 at padding.
+            image_ids: (B,) int64; pairs of one id share an image, so they are each other's
+                positives in ITC and never each other's negatives in ITM. None: all differ.
+            image_embeds: (B, S, D) features of the image encoder, instead of pixel_values.
+            itc_gradients: ITC's part of a larger batch, instead of ITC over this one.
+            features_only: Compute the features and no loss.
+            stock: `use_image_text_matching_head` and the like: the stock forward then answers.
+
+        Every process must call, with any number of pairs: ITC compares, and ITM draws its
+        negatives from, all of them. Raises ValueError where no start token of ITG is set.
+        """
+        if stock:
+            return super().forward(pixel_values, input_ids, attention_mask, **stock)
+        if image_embeds is None:
+            image_embeds = self.vision_model(pixel_values).last_hidden_state
+        assert image_embeds is not None
+        images = project_images(self.qformer, image_embeds)
+        query_states, text_states = self._run_queries(images, input_ids, attention_mask)
+        image_features = self.project_queries(query_states)
+        text_features = self.encode_texts(input_ids, attention_mask)
+        output = RetrieverOutput(image_features=image_features, text_features=text_features)
+        if features_only:
+            return output
+
+        shares = share_batch(len(input_ids), input_ids.shape[1], input_ids.device)
+        same = same_image(shares, image_ids, input_ids.device)
+        if itc_gradients is not None:
+            output.itc = self._cached_itc(itc_gradients, image_features, text_features)
+        if self._wants("itm") or (self._wants("itc") and itc_gradients is None):
+            logits = self.similarity_logits(shares, image_features, text_features)
+            if output.itc is None and self._wants("itc"):
+                output.itc = contrastive_loss(shares, same, *logits)
+            if self._wants("itm"):
+                drawn = draw_negatives(shares, same, *logits)
+                keys = self._keys_of(shares, images, image_embeds, drawn.images)
+                output.itm = self._itm(shares, same, images, keys, drawn, input_ids, attention_mask)
+        if self._wants("itg"):
+            output.itg = self._itg(shares, text_states, input_ids, attention_mask)
+        output.pairs = same.new_tensor(shares.total / len(shares.sizes), dtype=torch.float32)
+        losses = (getattr(output, name) * w for name, w in self.objectives.items() if w)
+        output.loss = sum(losses, start=image_features.new_zeros(()))
+        return output
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features of texts (B, T): (B, D) of unit length, from the first token."""
+        embeds = self.embeddings(input_ids=input_ids)
+        mask = bidirectional_mask(attention_mask, 0, embeds.dtype)
+        states = run_qformer(self.qformer, embeds, mask=mask)[:, 0]
+        return functional.normalize(self.text_projection(states), dim=-1)
+
+    def encode_images(self, images: ImageKeys) -> Tensor:
+        """Features of N images from their keys and values: (N, Q, D) of unit length."""
+        count = next(kv[0].shape[0] for kv in images.layers if kv is not None)
+        embeds = self.query_tokens.expand(count, -1, -1)
+        length = embeds.shape[1]
+        states = run_qformer(self.qformer, embeds, images=[(images, 1)], query_length=length)
+        return self.project_queries(states)
+
+    def project_queries(self, states: Tensor) -> Tensor:
+        """Query states (N, Q, D) to features of unit length."""
+        return functional.normalize(self.vision_projection(states), dim=-1)
+
+    def match(
+        self, images: Sequence[tuple[ImageKeys, int]], input_ids: Tensor, attention_mask: Tensor
+    ) -> Tensor:
+        """Matching logits (R, 2) in fp32 of texts (R, T) with images; class 1 is "matches".
+
+        images: whose rows are which, as for `run_qformer`.
+        """
+        queries = self.query_tokens.expand(len(input_ids), -1, -1)
+        embeds = self.embeddings(input_ids=input_ids, query_embeds=queries)
+        length = queries.shape[1]
+        mask = bidirectional_mask(attention_mask, length, embeds.dtype)
+        states = run_qformer(self.qformer, embeds, mask=mask, images=images, query_length=length)
+        return self.itm_head(states[:, :length]).float().mean(1)
+
+    def similarity_logits(
+        self, shares: Shares, image_features: Tensor, text_features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Our images to all texts, our texts to all images, both (B, G), over the temperature."""
+        image_to_text = similarities(image_features, shares.gather(text_features))
+        text_to_image = similarities(shares.gather(image_features), text_features).T
+        return image_to_text / self.temperature, text_to_image / self.temperature
+
+    def unused_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The heads of objectives that are left out: DDP waits for every gradient."""
+        for objective, heads in HEADS.items():
+            if not self._wants(objective):
+                yield from (
+                    (n, p) for n, p in self.named_parameters() if n.split(".", 1)[0] in heads
+                )
+
+    def _wants(self, objective: str) -> bool:
+        return bool(self.objectives.get(objective))
+
+    def _run_queries(
+        self, images: ImageKeys, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """States of the queries, for ITC, and in the same pass of the text to generate, for ITG.
+
+        No query sees any text, so theirs are those of a pass without.
+        """
+        queries = self.query_tokens.expand(len(input_ids), -1, -1)
+        length, mask = queries.shape[1], None
+        embeds = queries
+        if self._wants("itg"):
+            start = getattr(self.config.qformer_config, "bos_token_id", None)
+            if start is None:
+                raise ValueError(
+                    "ITG needs a start token, and the config names none: set "
+                    "qformer_config.bos_token_id to the id of [DEC] (load_retriever does)"
+                )
+            started = torch.cat([torch.full_like(input_ids[:, :1], start), input_ids[:, 1:]], 1)
+            embeds = self.embeddings(input_ids=started, query_embeds=queries)
+            mask = multimodal_causal_mask(attention_mask, length, embeds.dtype)
+        states = run_qformer(
+            self.qformer, embeds, mask=mask, images=[(images, 1)], query_length=length
+        )
+        return states[:, :length], states[:, length:]
+
+    def _cached_itc(self, cached: ItcGradients, image: Tensor, text: Tensor) -> Tensor:
+        linear = (image.float() * cached.image).sum() + (text.float() * cached.text).sum()
+        linear = linear + self.temperature * cached.temperature
+        return cached.value + (linear - linear.detach())
+
+    def _keys_of(
+        self, shares: Shares, images: ImageKeys, image_embeds: Tensor, wanted: Tensor
+    ) -> ImageKeys:
+        """Keys and values of images (B,) that are numbered over all processes."""
+        places = wanted - shares.offset
+        if len(shares.sizes) > 1:
+            foreign = (places < 0) | (places >= len(image_embeds))
+            # projected, and joined, even where none is foreign: in the backward pass too, every
+            # process must take part in the exchange
+            everyone = shares.gather(image_embeds)
+            images = images.join(project_images(self.qformer, everyone[wanted[foreign]]))
+            places[foreign] = len(image_embeds) + torch.arange(
+                len(wanted[foreign]), device=wanted.device
+            )
+        return images.select(places)
+
+    def _itm(
+        self,
+        shares: Shares,
+        same: Tensor,
+        images: ImageKeys,
+        negative_images: ImageKeys,
+        negatives: "Negatives",
+        input_ids: Tensor,
+        attention_mask: Tensor,
+    ) -> Tensor:
+        """Each image with its text and a negative one, and each text with a negative image.
+
+        Pairs for which there is no negative, as in a batch of one image, are matched with their
+        own alone.
+        """
+        missing = shares.width - input_ids.shape[1]
+        ids = functional.pad(input_ids, (0, missing))
+        mask = functional.pad(attention_mask, (0, missing))
+        texts = shares.gather(ids)[negatives.texts], shares.gather(mask)[negatives.texts]
+        ids = torch.cat([torch.stack([ids, texts[0]], 1).flatten(0, 1), ids])
+        mask = torch.cat([torch.stack([mask, texts[1]], 1).flatten(0, 1), mask])
+        width = int(mask.sum(1).max())
+        logits = self.match([(images, 2), (negative_images, 1)], ids[:, :width], mask[:, :width])
+
+        has_negative = (~same).any(1).float()
+        ours = has_negative[shares.offset :][: len(input_ids)]
+        matches = torch.cat(
+            [torch.stack([ours.new_ones(len(ours)), 0 * ours], 1).flatten(), 0 * ours]
+        )
+        weights = torch.cat([torch.stack([torch.ones_like(ours), ours], 1).flatten(), ours])
+        rows = shares.total + 2 * has_negative.sum()
+        return matching(logits, matches.long(), weights) * (len(shares.sizes) / rows)
+
+    def _itg(
+        self, shares: Shares, states: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> Tensor:
+        """Every token from the queries and the tokens before it."""
+        rows = attention_mask[:, 1:].bool()
+        logits = self.itg_head(states[:, :-1][rows], self.embeddings.word_embeddings.weight)
+        loss = text_generation(logits, input_ids[:, 1:][rows])
+        tokens = shares.gather(rows.sum(1)).sum().clamp(min=1)
+        return loss * (len(shares.sizes) / tokens)
+
+
+class Negatives(NamedTuple):
+    """Of each of our pairs a text that isn't its image's and an image that isn't its text's.
+
+    Both (B,) int64, numbered over all processes; of no meaning where a pair has none.
+    """
+
+    texts: Tensor
+    images: Tensor
+
+
+def same_image(shares: Shares, image_ids: Tensor | None, device: torch.device) -> Tensor:
+    """Which of all pairs show the same image, (G, G) bool."""
+    if image_ids is None:
+        return torch.eye(shares.total, dtype=torch.bool, device=device)
+    everyone = shares.gather(image_ids.view(-1))
+    return everyone[:, None] == everyone
+
+
+def contrastive_loss(
+    shares: Shares, same: Tensor, image_to_text: Tensor, text_to_image: Tensor
+) -> Tensor:
+    """ITC of our rows (B, G) over all pairs, half of each direction."""
+    targets = same[shares.offset :][: len(image_to_text)].float()
+    targets = targets / targets.sum(1, keepdim=True)
+    both = contrastive(image_to_text, targets) + contrastive(text_to_image, targets)
+    return both * (len(shares.sizes) / (2 * shares.total))
+
+
+@torch.no_grad()
+def draw_negatives(
+    shares: Shares, same: Tensor, image_to_text: Tensor, text_to_image: Tensor
+) -> Negatives:
+    """Hard negatives: in proportion to the softmax of the similarity logits (B, G).
+
+    The noise is drawn for all pairs from one seed on every process, so that splitting a batch over
+    processes changes no draw.
+    """
+    generator = torch.Generator().manual_seed(shares.seed)
+    ours = slice(shares.offset, shares.offset + len(image_to_text))
+    drawn = []
+    for logits in (image_to_text, text_to_image):
+        # argmax of logits plus Gumbel noise is a draw from their softmax
+        noise = torch.empty(same.shape).exponential_(generator=generator).log_().neg_()
+        scores = logits.float() + noise[ours].to(logits.device)
+        drawn.append(scores.masked_fill(same[ours], -torch.inf).argmax(1))
+    return Negatives(*drawn)
