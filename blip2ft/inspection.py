@@ -8,8 +8,8 @@ from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.export import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, read_description
-from blip2ft.models.load import read_config
 from blip2ft.models.parts import PARTS, parts_table, set_trainable
+from blip2ft.models.source import read_config
 
 
 def describe(name: str, *, revision: str | None = None) -> str:

@@ -3,22 +3,27 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     Blip2ForConditionalGeneration,
     Blip2Processor,
-    PreTrainedConfig,
 )
 
-from blip2ft.models.parts import PARTS
 from blip2ft.models.resolution import resize_image_input
+from blip2ft.models.retriever import HEADS, OBJECTIVES, Retriever
+from blip2ft.models.source import (
+    check_weights,
+    explained,
+    is_retriever,
+    quantization_config,
+    read_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +55,13 @@ def load_captioner(
     """
     name = str(name)
     config = read_config(name, revision)
+    if is_retriever(config):
+        raise ValueError(
+            f"{name} is a retrieval checkpoint without a language model, so it can't caption; "
+            "start from one such as Salesforce/blip2-opt-2.7b"
+        )
     quantization = quantization_config(quantize or {}, dtype)
-    with _explained(name):
+    with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
             name, revision=revision, trust_remote_code=False, backend="pil"
@@ -66,7 +76,7 @@ def load_captioner(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
-    _check_weights(name, info)
+    check_weights(name, info)
     queries = saved.get("num_query_tokens")
     if queries != config.num_query_tokens:
         logger.warning(
@@ -81,6 +91,120 @@ def load_captioner(
     size = model.config.vision_config.image_size
     processor.image_processor.size = {"height": size, "width": size}
     return model.eval(), processor
+
+
+def load_retriever(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    image_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantize: Mapping[str, str] | None = None,
+    objectives: Mapping[str, float] | None = None,
+    itg_head: str | Path | None = None,
+) -> tuple[Retriever, Blip2Processor]:
+    """Load a BLIP-2 that compares images and texts, with the losses that stock's class lacks.
+
+    name: hub id or folder of a `Blip2ForImageTextRetrieval`, such as Salesforce/blip2-itm-vit-g,
+      or of a `Retriever` saved before.
+    objectives: weights of the losses itc, itm and itg; those left out aren't computed.
+    itg_head: hub id or folder of a BERT or a retriever to take the head of ITG from, where the
+      checkpoint has none; without it, the head starts from random weights, with a log line.
+    Further arguments: see `load_captioner`.
+
+    Raises ValueError for a missing, damaged or foreign checkpoint, for one whose weights don't
+    fit its config, and for unknown objectives.
+    """
+    name = str(name)
+    objectives = dict.fromkeys(OBJECTIVES, 1.0) if objectives is None else dict(objectives)
+    _check_objectives(objectives)
+    config = read_config(name, revision)
+    if not is_retriever(config):
+        raise ValueError(
+            f"{name} is a checkpoint that generates text and compares none; for retrieval start "
+            "from one such as Salesforce/blip2-itm-vit-g"
+        )
+    with explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        image_processor = AutoImageProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=False, backend="pil"
+        )
+        model, info = Retriever.from_pretrained(
+            name,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization_config(quantize or {}, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    check_weights(name, info, optional=r"temperature$|itg_head\.")
+    model.objectives = objectives
+    text = config.qformer_config
+    if getattr(text, "bos_token_id", None) is None:
+        text.bos_token_id = tokenizer.bos_token_id
+    if objectives.get("itg"):
+        if text.bos_token_id is None or not text.bos_token_id < text.vocab_size:
+            raise ValueError(
+                f"{name}: the tokenizer has no start token for ITG ([DEC]) among the "
+                f"{text.vocab_size} tokens of the embedding; leave itg out of the objectives, or "
+                "use a checkpoint that has one"
+            )
+        if "itg_head.bias" in info["missing_keys"]:
+            if itg_head is None:
+                logger.warning("%s has no ITG head; it starts from random weights", name)
+            else:
+                _load_itg_head(model, str(itg_head))
+    processor = Blip2Processor(image_processor, tokenizer)
+    if config.image_token_index is not None:  # stock then expects image tokens before the text
+        processor.num_query_tokens = config.num_query_tokens
+    if image_size is not None:
+        resize_image_input(model, image_size)
+    size = model.config.vision_config.image_size
+    processor.image_processor.size = {"height": size, "width": size}
+    return model.eval(), processor
+
+
+def _check_objectives(objectives: Mapping[str, float]) -> None:
+    for objective, weight in objectives.items():
+        if objective not in HEADS or weight < 0:
+            raise ValueError(
+                f"objectives have {objective!r} with weight {weight}: allowed are "
+                f"{', '.join(OBJECTIVES)}, with weights of at least 0"
+            )
+    if not any(objectives.values()):
+        raise ValueError("no objective has a weight above 0, so nothing would train")
+
+
+@torch.no_grad()
+def _load_itg_head(model: Retriever, name: str) -> None:
+    """Copy the head of ITG from a BERT with its language-modelling head, or from a retriever."""
+    if Path(name).is_dir() and is_retriever(AutoConfig.from_pretrained(name)):
+        head = Retriever.from_pretrained(name).itg_head
+        found = dict(head.named_parameters())
+    else:
+        with explained(name):
+            bert = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False)
+        if bert.config.model_type != "bert":
+            raise ValueError(f"{name} is a {bert.config.model_type}; the ITG head is BERT's")
+        predictions = bert.cls.predictions
+        found = {
+            "transform.weight": predictions.transform.dense.weight,
+            "transform.bias": predictions.transform.dense.bias,
+            "norm.weight": predictions.transform.LayerNorm.weight,
+            "norm.bias": predictions.transform.LayerNorm.bias,
+            "bias": predictions.bias,
+        }
+    for part, parameter in model.itg_head.named_parameters():
+        taken = found[part]
+        if part == "bias":  # BERT lacks tokens that were added since, such as [DEC]
+            taken = functional.pad(taken, (0, max(0, len(parameter) - len(taken))))
+        if taken.shape != parameter.shape:
+            raise ValueError(
+                f"the ITG head of {name} doesn't fit: {part} is {tuple(taken.shape)}, the model "
+                f"needs {tuple(parameter.shape)}; use a BERT of the same width and vocabulary"
+            )
+        parameter.copy_(taken)
 
 
 def complete_tokens(model: Blip2ForConditionalGeneration, processor: Blip2Processor) -> None:
@@ -127,100 +251,3 @@ def end_token_id(model: Blip2ForConditionalGeneration) -> int:
         if ids:
             return int(ids[0])
     raise ValueError("the checkpoint names no end token; set eos_token_id in its text_config")
-
-
-def quantization_config(quantize: Mapping[str, str], dtype: torch.dtype) -> Any:
-    """The BitsAndBytesConfig that quantises exactly the parts in `quantize`; None for none.
-
-    NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3) or LLM.int8. All other parts
-    and the output head are named as skipped, because bitsandbytes quantises every Linear it isn't
-    told to leave alone.
-    """
-    if not quantize:
-        return None
-    kinds = set(quantize.values())
-    if len(kinds) > 1 or not kinds <= {"nf4", "int8"}:
-        raise ValueError(f"quantize has {sorted(kinds)}: allowed is one of nf4, int8 for all parts")
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise ValueError('quantising needs bitsandbytes: pip install "blip2ft[quantize]"') from None
-    from transformers import BitsAndBytesConfig
-
-    skipped = [name for part, names in PARTS.items() if part not in quantize for name in names]
-    skipped += ["lm_head", "language_model.lm_head"]
-    if kinds == {"int8"}:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=skipped,
-    )
-
-
-def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The config of a BLIP-2 that generates text; ValueError for anything else."""
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        hint = ""
-        if (folder / "blip2ft.json").is_file() or (folder / "adapter_config.json").is_file():
-            hint = "; it holds trained weights only: pass it as the adapter, or export the run"
-        elif (folder / "config.yaml").is_file():
-            hint = f"; it is a run: blip2ft export {name} --out FOLDER makes a model of it"
-        raise ValueError(f"{name} has no config.json, so it isn't a transformers model{hint}")
-    with _explained(name):
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    if config.model_type != "blip-2":
-        raise ValueError(
-            f"{name} is a checkpoint of type {config.model_type!r}, not 'blip-2'; "
-            "start from one such as Salesforce/blip2-opt-2.7b"
-        )
-    if "Blip2ForImageTextRetrieval" in (config.architectures or ()):
-        raise ValueError(
-            f"{name} is a retrieval checkpoint without a language model, so it can't caption; "
-            "start from one such as Salesforce/blip2-opt-2.7b"
-        )
-    return config
-
-
-def _check_weights(name: str, info: Mapping[str, Any]) -> None:
-    """Refuse weights that don't fit, which transformers would fill with random numbers."""
-    for what in ("missing_keys", "mismatched_keys"):
-        found = sorted(str(key) for key in info.get(what, ()))
-        if found:
-            raise ValueError(
-                f"{name}: {len(found)} weights are {what.split('_')[0]} in the checkpoint, "
-                f"such as {', '.join(found[:3])}; it is incomplete or its config is another's"
-            )
-
-
-class _explained:
-    """Turn what a missing or damaged checkpoint raises into a ValueError that names it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(" .:")
-        hint = None
-        if isinstance(error, UnpicklingError):
-            reason = "its weights are damaged, or a pickle with code in it, which was not run"
-            hint = "use a checkpoint with model.safetensors"
-        elif isinstance(error, SafetensorError):
-            reason = f"its weights are damaged ({reason})"
-            hint = "download or export it again"
-        elif isinstance(error, OSError) and error.errno is None:
-            if Path(self.name).is_dir():
-                hint = "download or export it again"
-            else:
-                reason = f"it is no folder here, and the hub gave no such model ({reason})"
-                hint = "check the spelling, the network, or HF_HUB_OFFLINE"
-        elif isinstance(error, ValueError):
-            hint = "start from one such as Salesforce/blip2-opt-2.7b"
-        if hint is not None:
-            raise ValueError(f"can't load {self.name!r}: {reason}; {hint}") from error

@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from blip2ft.data.batches import Sample, text_layout
-from blip2ft.models.load import complete_tokens, end_token_id, load_captioner, quantization_config
+from blip2ft.models.load import complete_tokens, end_token_id, load_captioner
 from blip2ft.models.parts import part_of
+from blip2ft.models.source import quantization_config
 from blip2ft.tasks.caption import generate
 
 
