@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BertTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
@@ -23,7 +25,10 @@ from transformers import (
     T5Config,
 )
 
+from blip2ft.models.retriever import Retriever
+
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))
 
 WORDS = ["a", "an", "the", "photo", "of", "cat", "dog", "apple", "red", "blue", "left", "right"]
 WORDS += ["and", "on", "with", "bird", "car"]
@@ -186,4 +191,32 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"photo{i}.jpg", quality=90)
             writer.writerow([f"photo{i}.jpg", CAPTIONS[i % 4]])
+    return folder
+
+
+BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "[DEC]"]
+
+
+@pytest.fixture(scope="session")
+def retriever_folder(tmp_path_factory) -> Path:
+    """A tiny `Retriever` with a BERT tokenizer, as it is saved."""
+    folder = tmp_path_factory.mktemp("retriever")
+    tokenizer = BertTokenizer(
+        vocab={word: i for i, word in enumerate(BERT_WORDS)}, bos_token="[DEC]"
+    )
+    config = tiny_blip2(OPTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1), None)
+    text = config.qformer_config
+    text.vocab_size, text.use_qformer_text_input = len(BERT_WORDS), True
+    text.bos_token_id = tokenizer.bos_token_id
+    text.num_hidden_layers = 4
+    config.image_text_hidden_size = 16
+    torch.manual_seed(0)
+    model = Retriever(config)
+    for name, parameter in model.named_parameters():
+        if "embedding" in name and "vision" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    torch.nn.init.normal_(model.query_tokens, std=0.2)
+    model.save_pretrained(folder)
+    image_processor = BlipImageProcessorPil(size={"height": 28, "width": 28})
+    Blip2Processor(image_processor, tokenizer).save_pretrained(folder)
     return folder

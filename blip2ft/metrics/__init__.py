@@ -1,7 +1,7 @@
-"""Caption metrics: the official COCO scores, in Python where possible.
+"""Metrics: the official COCO caption scores, in Python where possible, and recall at K.
 
-Each of `bleu`, `rouge`, `cider`, `meteor` and `spice` is a file that holds a function and the
-`evaluate` module around it: `evaluate.load(module_path("cider"))` works offline.
+Each of `MODULES` is a file that holds a function and the `evaluate` module around it:
+`evaluate.load(module_path("cider"))` works offline.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = [
     "tokenize",
 ]
 
-MODULES = ("bleu", "rouge", "cider", "meteor", "spice")
+MODULES = ("bleu", "rouge", "cider", "meteor", "spice", "recall_at_k")
 
 
 def module_path(name: str) -> str:

@@ -7,7 +7,6 @@ A folder of trained weights holds
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blip2ft.models.parts import part_of
-
-logger = logging.getLogger(__name__)
 
 DESCRIPTION_FILE = "blip2ft.json"
 FULL_FILE = "trained.safetensors"

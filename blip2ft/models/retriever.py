@@ -214,12 +214,17 @@ class Retriever(Blip2ForImageTextRetrieval):
         return self.itm_head(states[:, :length]).float().mean(1)
 
     def similarity_logits(
-        self, shares: Shares, image_features: Tensor, text_features: Tensor
+        self,
+        shares: Shares,
+        image_features: Tensor,
+        text_features: Tensor,
+        temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Our images to all texts, our texts to all images, both (B, G), over the temperature."""
+        temperature = self.temperature if temperature is None else temperature
         image_to_text = similarities(image_features, shares.gather(text_features))
         text_to_image = similarities(shares.gather(image_features), text_features).T
-        return image_to_text / self.temperature, text_to_image / self.temperature
+        return image_to_text / temperature, text_to_image / temperature
 
     def unused_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The heads of objectives that are left out: DDP waits for every gradient."""
