@@ -4,7 +4,6 @@ tests/golden/README.md says where the numbers come from.
 """
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -19,31 +18,10 @@ from transformers import (
 )
 
 from blip2ft.data.batches import Sample, TextLayout, text_layout
+from blip2ft.models.lavis import to_transformers, transformers_name
 from blip2ft.tasks.caption import caption_loss, count_labels
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "caption_opt_a"
-
-# The original's names -> transformers', for the tensors of a captioning checkpoint.
-RENAMES = (
-    (r"^visual_encoder\.(cls_token)$", "vision_model.embeddings.class_embedding"),
-    (r"^visual_encoder\.(pos_embed)$", "vision_model.embeddings.position_embedding"),
-    (r"^visual_encoder\.patch_embed\.proj", "vision_model.embeddings.patch_embedding"),
-    (r"^visual_encoder\.blocks", "vision_model.encoder.layers"),
-    (r"\.attn\.", ".self_attn."),
-    (r"\.self_attn\.proj\.", ".self_attn.projection."),
-    (r"\.norm([12])\.", r".layer_norm\1."),
-    (r"^ln_vision", "vision_model.post_layernorm"),
-    (r"^opt_proj", "language_projection"),
-    (r"^Qformer\.bert\.embeddings\.LayerNorm", "qformer.layernorm"),
-    (r"^Qformer\.bert\.", "qformer."),
-    (r"attention\.self\.", "attention.attention."),
-)
-
-
-def renamed(name: str) -> str:
-    for pattern, new in RENAMES:
-        name = re.sub(pattern, new, name)
-    return name
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +40,7 @@ def original() -> tuple[Blip2ForConditionalGeneration, TextLayout]:
     model = Blip2ForConditionalGeneration(Blip2Config.from_pretrained(GOLDEN))
     tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "language_model")
     state = torch.load(GOLDEN / "lavis.pth", weights_only=True)["model"]
-    mapped = {renamed(name): tensor for name, tensor in state.items() if "position_ids" not in name}
-    for i in range(model.config.vision_config.num_hidden_layers):
-        prefix = f"vision_model.encoder.layers.{i}.self_attn."
-        query, value = mapped.pop(f"{prefix}q_bias"), mapped.pop(f"{prefix}v_bias")
-        mapped[f"{prefix}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+    mapped = to_transformers(state, "opt")
     language = load_file(GOLDEN / "language_model" / "model.safetensors")
     language = {f"language_model.{name}": tensor for name, tensor in language.items()}
     missing, unexpected = model.load_state_dict(mapped | language, strict=False)
@@ -107,7 +81,7 @@ def test_gradients_equal_the_original(original, batch, expected):
     model, _ = original
     model.zero_grad()
     (caption_loss(model, batch) / count_labels(batch)).backward()
-    norms = {renamed(name): norm for name, norm in expected["grad_norms"].items()}
+    norms = {transformers_name(name, "opt"): norm for name, norm in expected["grad_norms"].items()}
     compared = 0
     for name, parameter in model.named_parameters():
         if name in norms and norms[name] > 1e-6:
