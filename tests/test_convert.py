@@ -423,11 +423,9 @@ def test_a_language_model_with_missing_weights_is_refused(tmp_path):
 
 
 def test_a_line_break_in_pieces_is_refused(tmp_path, monkeypatch):
-    tokenizer = AutoTokenizer.from_pretrained(OPT)
-    tokenizer.add_tokens(["x"])
-
     class Splitting:
-        bos_token_id = 2
+        def __len__(self):
+            return 334
 
         def __call__(self, text, **options):
             return {"input_ids": [5, 6]}
@@ -455,6 +453,25 @@ def test_stage_1_needs_a_start_token(tmp_path):
     path.write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"has no start token \[DEC\] among the 46 tokens"):
         to_folder(STAGE1 / "lavis.pth", tmp_path / "m", config=folder)
+
+
+@pytest.mark.parametrize("family", ["stage1", "opt", "t5"])
+def test_a_folder_without_a_tokenizer_is_refused(family, t5, t5_folder, tmp_path):
+    """transformers makes up a tokenizer of a few tokens there."""
+    checkpoint, config, language_model = {
+        "stage1": (STAGE1 / "lavis.pth", STAGE1, None),
+        "opt": (CAPTION / "lavis.pth", CAPTION, OPT),
+        "t5": (t5[0], t5_folder, t5[1]),
+    }[family]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    settings = json.loads(((language_model or config) / "config.json").read_text())
+    if family == "t5":
+        settings["vocab_size"] = 32128
+    (bare / "config.json").write_text(json.dumps(settings))
+    options = {"config": config, "language_model": bare} if language_model else {"config": bare}
+    with pytest.raises(ValueError, match=r"bare has no tokenizer, or .*: it knows \d+ tokens, the"):
+        to_folder(checkpoint, tmp_path / "m", **options)
 
 
 def test_vit_l_is_refused(tmp_path):

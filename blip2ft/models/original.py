@@ -41,7 +41,9 @@ def read_original(path: str | Path) -> dict[str, Tensor]:
         loaded = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes make unpickling raise anything
         code = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, UnpicklingError) and code:
             raise ValueError(
@@ -105,7 +107,7 @@ def report_differences(
         return
     hint = "check that the config is this model's, or go on without them with --allow-partial"
     grid = misshapen.get("visual_encoder.pos_embed")
-    if grid and settings is not None:
+    if grid and grid[0][2] == grid[1][2] and settings is not None:
         size = round((grid[0][1] - 1) ** 0.5) * settings.vision_config.patch_size
         hint = (
             f"its images have {size} pixels: set image_size in the config's vision_config to that"

@@ -118,6 +118,13 @@ def test_another_image_size_is_named():
         report_differences("x", found, False, Blip2Config(vision_config={"patch_size": 14}))
 
 
+def test_a_vit_of_another_width_is_not_of_another_image_size():
+    expected = {"visual_encoder.pos_embed": torch.zeros(1, 17, 8)}
+    found = compare({"visual_encoder.pos_embed": torch.zeros(1, 26, 9)}, expected)
+    with pytest.raises(ValueError, match="check that the config is this model's"):
+        report_differences("x", found, False, Blip2Config())
+
+
 def test_another_language_model_is_named():
     found = compare({"opt_proj.bias": torch.zeros(1)}, {"opt_proj.bias": torch.zeros(2)})
     with pytest.raises(ValueError, match="pass the language model that it was trained with"):

@@ -1,0 +1,368 @@
+"""Whole checkpoints: the original's file to a folder that stock transformers loads, and back."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessorPil,
+    PreTrainedConfig,
+)
+
+from blip2ft.models.lavis import (
+    COPIES,
+    POSITION_IDS,
+    biased_keys,
+    check_copies,
+    family_of,
+    lavis_name,
+    to_lavis,
+    to_transformers,
+)
+from blip2ft.models.load import IMAGE_TOKEN, complete_tokens
+from blip2ft.models.original import compare, read_original, report_differences
+from blip2ft.models.retriever import Retriever
+from blip2ft.models.source import check_weights, explained, read_config
+
+logger = logging.getLogger(__name__)
+
+LANGUAGE = "language_model."
+# Language models that the original's captioning models are built on, by family.
+LANGUAGE_MODELS = {"opt": "facebook/opt-2.7b", "t5": "google/flan-t5-xl"}
+_LANGUAGE_CLASSES = {"opt": AutoModelForCausalLM, "t5": AutoModelForSeq2SeqLM}
+
+
+class Conversion(NamedTuple):
+    """What became of a checkpoint's tensors; names are those of the format written.
+
+    new: weights that were drawn at random; missing: left out of the original's file.
+    unused: tensors of the source that have no place, or don't fit into it.
+    """
+
+    family: str
+    written: int
+    new: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+def to_folder(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    config: str | Path,
+    language_model: str | Path | None = None,
+    allow_partial: bool = False,
+) -> Conversion:
+    """Write the original's `checkpoint` to the folder `out`, in transformers' format.
+
+    config: folder or hub id whose config.json has the sizes; for stage 1 with the tokenizer.
+    language_model: folder or hub id of the OPT or FlanT5 of a captioning checkpoint, which the
+      original keeps apart: its config and tokenizer, and its weights unless the checkpoint has any.
+    allow_partial: take tensors that are missing or misshapen from a random start, and leave out
+      unexpected ones; each is logged.
+
+    Each tensor keeps its dtype. Raises ValueError for a checkpoint that isn't the original's, is
+    damaged or holds code, for tensors that don't fit, and where `out` is in use; then nothing is
+    left in `out`.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is in use and is not overwritten; choose another folder")
+    original = read_original(checkpoint)
+    try:
+        family = family_of(original)
+    except ValueError as error:
+        raise ValueError(f"can't convert {checkpoint}: {error}") from None
+    has_language = any(name.startswith(f"{family}_model.") for name in original)
+    source = _language_source(family, config, language_model, has_language)
+    settings, tokenizer = _settings(family, str(config), source)
+    model = _empty_model(family, settings)
+
+    mapped, unused = _account(original, model, family, str(checkpoint), has_language, allow_partial)
+    if source is not None and not has_language:
+        mapped |= _language_weights(family, source)
+    tied = getattr(model, "all_tied_weights_keys", {})
+    new = tuple(name for name in model.state_dict() if name not in mapped and name not in tied)
+    if new:
+        _draw(model, new)
+        logger.warning(
+            "%d weights start from random numbers, as transformers draws them:", len(new)
+        )
+        for name in new:
+            logger.warning("  %s", name)
+    model.load_state_dict(mapped, strict=False, assign=True)
+    model.tie_weights()
+    written = sum(name not in tied for name in model.state_dict())
+    del original, mapped
+
+    processor = _processor(model, tokenizer)
+    if family != "stage1":
+        complete_tokens(model, processor)
+        _complete_generation_config(model)
+    partial = out.with_name(f".partial-{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Conversion(family, written, new=new, unused=unused)
+
+
+def to_checkpoint(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    with_language_model: bool = False,
+    allow_partial: bool = False,
+) -> Conversion:
+    """Write a model in transformers' format, the `folder`, to the file `out` as the original does.
+
+    with_language_model: the language model's tensors too, which the original's own files leave out.
+    allow_partial: leave out tensors that are missing, misshapen or unexpected; each is logged.
+
+    Raises ValueError for a folder that is no BLIP-2 with an OPT or FlanT5 and no retriever, for
+    tensors that don't fit its config, and where `out` exists; then nothing is left of `out`.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists and is not overwritten; choose another file")
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; the way back starts from a model's folder")
+    settings = read_config(str(folder))
+    state = _read_folder(folder, with_language_model)
+    family = _family_of_folder(folder, settings, state)
+    if family == "stage1" and with_language_model:
+        raise ValueError(f"{folder} has no language model; leave --with-language-model out")
+    model = _empty_model(family, settings)
+    for name, source in getattr(model, "all_tied_weights_keys", {}).items():
+        if source in state:
+            state.setdefault(name, state[source])
+    expected = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if with_language_model or not name.startswith(LANGUAGE)
+    }
+    differences = compare(state, expected)
+    report_differences(str(folder), differences, allow_partial)
+    unused = (*differences.unexpected, *differences.misshapen)
+    state = {name: tensor for name, tensor in state.items() if name not in unused}
+    if with_language_model:
+        _drop_image_row(state, model, settings)
+    biased = biased_keys(state)
+    if biased:
+        logger.warning(
+            "the original has no key biases: those of %d layers are left out, which changes the "
+            "attention by rounding errors only",
+            len(biased),
+        )
+    mapped = to_lavis(state, family, settings.qformer_config.max_position_embeddings)
+    partial = out.with_name(f".partial-{out.name}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.save({"model": mapped}, partial)
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    missing = (*differences.missing, *differences.misshapen)
+    return Conversion(family, len(mapped), missing=missing, unused=unused)
+
+
+def _language_source(
+    family: str, config: str | Path, language_model: str | Path | None, has_weights: bool
+) -> str | None:
+    """Where config and tokenizer of the language model come from; None where there is none."""
+    if family == "stage1":
+        if language_model is not None:
+            raise ValueError(
+                "a stage-1 checkpoint has no language model; leave --language-model out"
+            )
+        return None
+    if language_model is None and not has_weights:
+        raise ValueError(
+            "a captioning checkpoint of the original carries no language model; pass it with "
+            f"--language-model FOLDER_OR_ID, such as {LANGUAGE_MODELS[family]}"
+        )
+    return str(language_model or config)
+
+
+def _settings(family: str, config: str, source: str | None) -> tuple[Blip2Config, Any]:
+    """The config and the tokenizer of the model to write."""
+    settings = read_config(config)
+    with explained(source or config):
+        tokenizer = AutoTokenizer.from_pretrained(source or config, trust_remote_code=False)
+        if source is not None and source != config:
+            language = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
+            # from the start: the config derives settings of its own from the language model's
+            settings = Blip2Config.from_dict(settings.to_dict() | {"text_config": language})
+    # a fact of the class: only stage 1 gives the Q-Former text
+    settings.qformer_config.use_qformer_text_input = family == "stage1"
+    text = settings.qformer_config if family == "stage1" else settings.text_config
+    kind = "stage1" if family == "stage1" else text.model_type
+    if kind != family:
+        raise ValueError(
+            f"the checkpoint belongs to a language model of type {family!r}, but {source} is of "
+            f"type {kind!r}; pass one such as {LANGUAGE_MODELS[family]}"
+        )
+    # where a folder has no tokenizer, AutoTokenizer makes up one of a few tokens
+    if len(tokenizer) < text.vocab_size // 2:
+        raise ValueError(
+            f"{source or config} has no tokenizer, or another model's: it knows {len(tokenizer)} "
+            f"tokens, the embedding {text.vocab_size}; add the files of the right one"
+        )
+    if family == "stage1":
+        start = tokenizer.bos_token_id
+        if start is None or start >= text.vocab_size:
+            raise ValueError(
+                f"the tokenizer in {config} has no start token [DEC] among the {text.vocab_size} "
+                "tokens of the embedding; add it to BERT's: "
+                'tokenizer.add_special_tokens({"bos_token": "[DEC]"})'
+            )
+    elif family == "opt":
+        # LAVIS models/blip2_models/blip2_opt.py, __init__: a line break ends a caption
+        ends = tokenizer("\n", add_special_tokens=False)["input_ids"]
+        if len(ends) != 1:
+            raise ValueError(
+                f'the tokenizer of {source} splits the line break "\\n", which ends captions, into '
+                f"{len(ends)} tokens; pass OPT's own, such as {LANGUAGE_MODELS[family]}"
+            )
+        text.eos_token_id = ends[0]
+    return settings, tokenizer
+
+
+def _empty_model(family: str, settings: PreTrainedConfig) -> Any:
+    """A model without memory for its weights."""
+    with torch.device("meta"):
+        if family == "stage1":
+            return Retriever(settings).eval()
+        return Blip2ForConditionalGeneration(settings).eval()
+
+
+def _account(
+    original: dict[str, Tensor],
+    model: Any,
+    family: str,
+    name: str,
+    has_language: bool,
+    allow_partial: bool,
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """transformers' tensors of `original` and the names that aren't used; all others must fit."""
+    positions = model.config.qformer_config.max_position_embeddings
+    empty = {
+        key: tensor
+        for key, tensor in model.state_dict().items()
+        if has_language or not key.startswith(LANGUAGE)
+    }
+    expected = to_lavis(empty, family, positions)
+    copies = dict(COPIES)
+    for key, source in getattr(model, "all_tied_weights_keys", {}).items():
+        copies[str(lavis_name(key, family))] = str(lavis_name(source, family))
+    differences = compare(original, expected)
+    implied = {POSITION_IDS} | {key for key, source in copies.items() if source in original}
+    missing = tuple(key for key in differences.missing if key not in implied)
+    differences = differences._replace(missing=missing)
+    report_differences(name, differences, allow_partial, model.config)
+    unused = (*differences.unexpected, *differences.misshapen)
+    fitting = {key: tensor for key, tensor in original.items() if key not in unused}
+    try:
+        check_copies(fitting, copies)
+    except ValueError as error:
+        raise ValueError(f"can't convert {name}: {error}") from None
+    return to_transformers(fitting, family), unused
+
+
+def _language_weights(family: str, source: str) -> dict[str, Tensor]:
+    with explained(source):
+        model, info = _LANGUAGE_CLASSES[family].from_pretrained(
+            source, dtype="auto", trust_remote_code=False, output_loading_info=True
+        )
+    check_weights(source, info)
+    return {LANGUAGE + name: tensor for name, tensor in model.state_dict().items()}
+
+
+def _draw(model: Any, new: tuple[str, ...]) -> None:
+    """Memory and transformers' random start for the parts that the names in `new` belong to."""
+    for top in {name.split(".", 1)[0] for name in new}:
+        part = getattr(model, top)
+        if isinstance(part, nn.Module):
+            part.to_empty(device="cpu")
+        else:
+            setattr(model, top, nn.Parameter(torch.empty_like(part, device="cpu")))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.initialize_weights()
+        if "query_tokens" in new:
+            nn.init.normal_(model.query_tokens, std=0.02)  # equal queries would stay equal
+
+
+def _processor(model: Any, tokenizer: Any) -> Blip2Processor:
+    """The processor of `model`; the config gets the id of its `<image>` token."""
+    size = model.config.vision_config.image_size
+    image_processor = BlipImageProcessorPil(size={"height": size, "width": size})
+    processor = Blip2Processor(image_processor, tokenizer, model.config.num_query_tokens)
+    model.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    return processor
+
+
+def _complete_generation_config(model: Any) -> None:
+    text = model.config.text_config
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+        setattr(model.generation_config, name, getattr(text, name, None))
+
+
+def _read_folder(folder: Path, with_language_model: bool) -> dict[str, Tensor]:
+    """The tensors in a folder's safetensors files, the language model's on demand only."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{folder} has no model.safetensors; load its model with transformers and save it"
+        )
+    state = {}
+    with explained(str(folder)):
+        for file in files:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    if with_language_model or not name.startswith(LANGUAGE):
+                        state[name] = tensors.get_tensor(name)
+    # transformers' older versions saved this buffer
+    state.pop("embeddings.position_ids", None)
+    return state
+
+
+def _family_of_folder(folder: Path, settings: Any, state: Mapping[str, Tensor]) -> str:
+    if "itm_head.weight" in state:
+        return "stage1"
+    kind = settings.text_config.model_type
+    if "language_projection.weight" not in state or kind not in LANGUAGE_MODELS:
+        raise ValueError(
+            f"{folder} is neither a retriever nor a captioning model with one of the original's "
+            f"language models ({', '.join(LANGUAGE_MODELS)}; its config says {kind!r}), so the "
+            "original has no class for it"
+        )
+    return kind
+
+
+def _drop_image_row(state: dict[str, Tensor], model: Any, settings: Any) -> None:
+    """Cut the embedding's last row where `complete_tokens` has grown it for `<image>`."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if settings.image_token_index != rows - 1:
+        return
+    for name, tensor in state.items():
+        if name.endswith(("embed_tokens.weight", "shared.weight", "lm_head.weight")):
+            state[name] = tensor[: rows - 1].clone()
