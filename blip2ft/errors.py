@@ -1,5 +1,6 @@
 """What stops a run, and how it is told."""
 
+import re
 from pathlib import Path
 
 
@@ -16,5 +17,12 @@ class Interrupted(Exception):
 
 
 def plain_message(error: Exception) -> str:
-    """The error in one line, without the traceback that a loader's worker wraps around it."""
-    return " ".join(str(error).rpartition("\nValueError: ")[2].split())
+    """The error's own words, without the traceback that a loader's worker wraps around them."""
+    kind, text = type(error).__name__, str(error)
+    wrapped = re.match(r"Caught (\w+) in DataLoader worker", text)
+    if wrapped:
+        kind = wrapped[1]
+        text = re.split(rf"\n(?:\w+\.)*{kind}: ", text)[-1]
+    # of other kinds the words alone say little: KeyError's are the key
+    named = not isinstance(error, ValueError | OSError | RuntimeError)
+    return f"{kind}: {text.strip()}" if named else text.strip()

@@ -1,4 +1,4 @@
-"""From YAML and command line to the settings of a run; from an error to one clear line."""
+"""From YAML and command line to the settings of a run; from an error to a clear message."""
 
 import dataclasses
 import errno
@@ -68,7 +68,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
 
 
 def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
-    """Call `main` and exit: 0, its own status, 2 with one line for an error, 130 for Ctrl-C.
+    """Call `main` and exit: 0, its own status, 2 with the message of an error, 130 for Ctrl-C.
 
     With `debug` an error shows its traceback.
     """
@@ -86,13 +86,13 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         status = 2
     sys.stdout.flush()
     sys.exit(status)
 
 
-def _one_line(error: Exception) -> str:
+def _told(error: Exception) -> str:
     if _disk_is_full(error):
         name = getattr(error, "filename", None)
         where = f" at {name}" if name else ""

@@ -265,9 +265,9 @@ def test_a_run_that_ends_well_has_its_own_status(capsys):
     assert stop_status(lambda: 2, capsys) == (2, "")
 
 
-def test_an_error_is_one_line_and_status_2(capsys):
-    status, err = stop_status(raising(ValueError("one\n  two")), capsys)
-    assert (status, err) == (2, "error: one two\n")
+def test_an_error_is_its_message_and_status_2(capsys):
+    status, err = stop_status(raising(ValueError("such as:\n  a,b\n")), capsys)
+    assert (status, err) == (2, "error: such as:\n  a,b\n")
     status, err = stop_status(raising(PermissionError(errno.EACCES, "no way", "/x/y")), capsys)
     assert status == 2
     assert err.count("\n") == 1
