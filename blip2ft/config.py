@@ -154,7 +154,7 @@ class TrainConfig:
         micro_batch_size: Pairs that one process holds at once; what is missing to batch_size is
             accumulated.
         evaluate_every: Steps between evaluations on the validation split; None: once an epoch.
-        checkpoint_every: Steps between checkpoints; None: at each evaluation.
+        checkpoint_every: Steps between further checkpoints; one is saved before each evaluation.
         keep_checkpoints: How many of the newest checkpoints to keep, beside the best.
         best_metric: The metric that the best checkpoint has most of.
         log_every: Steps between two lines of the loss log.
@@ -222,4 +222,80 @@ class CaptionConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class ObjectivesConfig:
+    """The weights of the three losses of stage 1 (section 3.1); one of 0 isn't computed.
+
+    Args:
+        itc: Image-text contrastive.
+        itm: Image-text matching.
+        itg: Image-grounded text generation.
+        cache_itc: Compute ITC over the whole batch, also where it is accumulated from micro-batches
+            (GradCache); costs one more forward pass. Off, ITC compares within a micro-batch and
+            the processes. ITM's negatives come from those in either case.
+    """
+
+    itc: float = 1.0
+    itm: float = 1.0
+    itg: float = 1.0
+    cache_itc: bool = False
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How the evaluation searches.
+
+    Args:
+        candidates: So many of the most similar are ranked (section 4.4: 128).
+        rerank: Rank them by similarity plus matching logit, else by similarity alone.
+        batch_size: Images or texts encoded at once by one process.
+        pairs_at_once: Texts matched with an image at once.
+    """
+
+    candidates: int = 128
+    rerank: bool = True
+    batch_size: int = 16
+    pairs_at_once: int = 256
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """A retrieval run (paper, section 4.4 and appendix table 9).
+
+    Args:
+        output: The run's folder. One that is in use is never overwritten.
+        model: The checkpoint to start from.
+        data: The three splits.
+        itg_head: Hub id or folder of a BERT, to start the head of ITG from, where the checkpoint
+            has none; None starts it from random weights.
+        objectives: The weights of the three losses.
+        parts: How each part trains; the heads belong to projection. There is no language model.
+        lora: The adapters of parts in mode "lora".
+        quantize: Parts to hold in fewer bits, such as {"vision": "nf4"}; frozen or lora only.
+        optimizer: AdamW and its schedule.
+        train: Length, batches and milestones.
+        search: How the evaluation searches.
+        evaluate_only: Evaluate the model as it is on the test split, and train nothing.
+        seed: Seed of all that is random.
+    """
+
+    output: str
+    model: ModelConfig
+    data: DataConfig
+    itg_head: str | None = None
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(vision_layer_decay=0.95)
+    )
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(batch_size=224, best_metric="mean_recall")
+    )
+    search: SearchConfig = field(default_factory=SearchConfig)
+    evaluate_only: bool = False
     seed: int = 42

@@ -25,7 +25,7 @@ def save_checkpoint(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
     state: dict[str, Any],
 ) -> Path:
     """Write `folder`/step-00000123 and return it; every process must call.
@@ -35,14 +35,8 @@ def save_checkpoint(
     a kill at any moment leaves the checkpoint whole or no checkpoint. Frozen weights aren't saved.
     """
     final = checkpoint_of(folder, state["step"])
-    random_states = gather_object([_random_state()])
+    random_states = gather_object([random_state()])
     if accelerator.is_main_process and not final.exists():
-        partial = folder / f".partial-{final.name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        bare = accelerator.unwrap_model(model)
-        weights = {name: t.cpu().contiguous() for name, t in trainable_state(bare).items()}
-        save_file(weights, partial / "trained.safetensors", {"format": "pt"})
         scaler = accelerator.scaler
         rest = {
             "optimizer": optimizer.state_dict(),
@@ -50,14 +44,7 @@ def save_checkpoint(
             "scaler": scaler.state_dict() if scaler is not None else None,
             "random": random_states,
         }
-        # to an open file: to a path, torch hides why it failed, such as a full disk
-        with (partial / "rest.pt").open("wb") as file:
-            torch.save(rest, file)
-        (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-        for path in partial.iterdir():
-            _flush(path)
-        partial.rename(final)
-        _flush(folder)
+        _write(final, trainable_state(accelerator.unwrap_model(model)), rest, state)
     accelerator.wait_for_everyone()
     return final
 
@@ -68,22 +55,28 @@ def load_checkpoint(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
 ) -> dict[str, Any]:
     """Put everything back as `save_checkpoint` found it, in place, and return its `state`.
+
+    The optimizer's settings, such as rate, betas and weight decay, stay as they are given now.
 
     Raises ValueError where what trains now isn't what trained then.
     """
     load_weights(checkpoint, accelerator.unwrap_model(model))
     rest = torch.load(checkpoint / "rest.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(rest["optimizer"])
-    # the schedule is a function of the step; the groups' rates came with the optimizer
+    _load_optimizer(checkpoint, optimizer, rest["optimizer"])
+    # the schedule is a function of the step
     schedule.last_epoch = rest["schedule"]["last_epoch"]
+    for group, peak, factor in zip(
+        optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group["lr"] = peak * factor(schedule.last_epoch)
     schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
     if accelerator.scaler is not None and rest["scaler"] is not None:
         accelerator.scaler.load_state_dict(rest["scaler"])
     if len(rest["random"]) == accelerator.num_processes:
-        _set_random_state(rest["random"][accelerator.process_index])
+        set_random_state(rest["random"][accelerator.process_index])
     return json.loads((checkpoint / "state.json").read_text())
 
 
@@ -103,6 +96,15 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
+
+
+def rewrite_state(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Put another `state` in the place of a checkpoint's own, at once; call on one process."""
+    partial = checkpoint / ".partial-state.json"
+    partial.write_text(_json(state))
+    _flush(partial)
+    partial.replace(checkpoint / "state.json")
+    _flush(checkpoint)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -126,7 +128,8 @@ def remove_old(folder: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(gone)
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """The state of every random generator of this process."""
     numpy_state: Any = np.random.get_state(legacy=True)
     name, keys, position, has_gauss, gauss = numpy_state
     version, internal, gauss_next = random.getstate()
@@ -138,7 +141,8 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave."""
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     name, keys, position, has_gauss, gauss = state["numpy"]
@@ -146,6 +150,49 @@ def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def _write(
+    final: Path, weights: dict[str, torch.Tensor], rest: dict[str, Any], state: dict[str, Any]
+) -> None:
+    partial = final.with_name(f".partial-{final.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        weights = {name: t.cpu().contiguous() for name, t in weights.items()}
+        save_file(weights, partial / "trained.safetensors", {"format": "pt"})
+        # to an open file: to a path, torch hides why it failed, such as a full disk
+        with (partial / "rest.pt").open("wb") as file:
+            torch.save(rest, file)
+        (partial / "state.json").write_text(_json(state))
+        for path in partial.iterdir():
+            _flush(path)
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _flush(final.parent)
+
+
+def _load_optimizer(
+    checkpoint: Path, optimizer: torch.optim.Optimizer, saved: dict[str, Any]
+) -> None:
+    """Moments and step counts from `saved`; the groups keep their own settings."""
+    groups = optimizer.param_groups
+    then, now = ([len(g["params"]) for g in gs] for gs in (saved["param_groups"], groups))
+    if then != now:
+        raise ValueError(
+            f"{checkpoint} can't be resumed: its optimizer has {len(then)} groups of parameters, "
+            f"this run's {len(now)}, or others; optimizer.vision_layer_decay must be 1 in both or "
+            "in neither"
+        )
+    settings = [{key: v for key, v in group.items() if key != "params"} for group in groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def _json(state: dict[str, Any]) -> str:
+    return json.dumps(state, indent=2) + "\n"
 
 
 def _flush(path: Path) -> None:

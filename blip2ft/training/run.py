@@ -12,6 +12,7 @@ adapter/             what was trained, when the run has ended
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+# The settings of `train` that count something, and what each may be.
+COUNTS = {
+    "epochs": "1 or more",
+    "max_steps": "1 or more, or null for all epochs",
+    "batch_size": "1 or more",
+    "micro_batch_size": "1 or more",
+    "evaluate_every": "1 or more, or null for once an epoch",
+    "checkpoint_every": "1 or more, or null for each evaluation",
+    "keep_checkpoints": "1 or more: the newest is what a run resumes from",
+    "log_every": "1 or more",
+}
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
 
@@ -44,13 +56,25 @@ def check_output(output: str | Path, *, resume: bool) -> None:
         raise ValueError(f"nothing to resume: {run} holds no run; leave out --train.resume")
 
 
+def check_counts(train: Mapping[str, Any]) -> None:
+    """Raise ValueError where one of the settings of `train` that count something is below 1."""
+    for name, allowed in COUNTS.items():
+        value = train.get(name)
+        if value is not None and value < 1:
+            raise ValueError(f"train.{name} is {value}: allowed is {allowed}")
+
+
 def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     """Make the folder of a new run; call on one process, after `check_output`.
 
-    A resumed run keeps its first config.yaml and gets a further one, named after it.
+    A resumed run keeps its first config.yaml and gets a further one, named after it. What a kill
+    left half-written is removed.
     """
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "predictions").mkdir(exist_ok=True)
+    for folder in (run, run / "checkpoints", run / "predictions"):
+        for partial in folder.glob(".partial-*"):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     times = len(list(run.glob("config*.yaml")))
     suffix = f"-resumed-{times}" if resume else ""
     (run / f"environment{suffix}.json").write_text(json.dumps(environment(), indent=2) + "\n")
@@ -60,13 +84,15 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
 def record_evaluation(
     run: Path, split: str, step: int, scores: Mapping[str, float], answers: Sequence[Any]
 ) -> None:
-    """Keep an evaluation's scores and answers in the run's folder."""
+    """Keep an evaluation's scores and answers in the run's folder, in place of earlier ones."""
     write_lines(_answers_path(run, split, step), answers)
-    append_line(run / "metrics.jsonl", {"step": step, "split": split, **scores})
+    path = run / "metrics.jsonl"
+    rows = [row for row in read_lines(path) if (row["split"], row["step"]) != (split, step)]
+    write_lines(path, [*rows, {"step": step, "split": split, **scores}])
 
 
 def read_evaluation(run: Path, split: str, step: int) -> Evaluation:
-    """The evaluation that `record_evaluation` kept; of several at one step the last."""
+    """The evaluation that `record_evaluation` kept; empty where there was none."""
     rows = [
         row
         for row in read_lines(run / "metrics.jsonl")

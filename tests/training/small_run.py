@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from blip2ft.data.batches import text_layout
 from blip2ft.data.images import transforms_for
+from blip2ft.data.loading import load_batches
 from blip2ft.data.order import Order
 from blip2ft.data.records import read_records
 from blip2ft.models.load import load_captioner
@@ -44,10 +45,12 @@ def small_run(
     steps: int = 3,
     batch_size: int = 8,
     micro: int = 8,
+    workers: int = 0,
     adamw: bool = True,
     dropout: bool = True,
     loss: Callable = caption_loss,
     evaluate: Callable = lambda step: {"cider": float(step)},
+    prepare: Callable | None = None,
     watch: Callable = lambda model: None,
     best_metric: str = "cider",
     every: int = 2,
@@ -76,9 +79,7 @@ def small_run(
         keys = order.micro_batches(
             first, last, rank=accelerator.process_index, world_size=world, size=micro
         )
-        return DataLoader(
-            samples, batch_sampler=keys, collate_fn=layout.collate, generator=torch.Generator()
-        )
+        return load_batches(samples, keys, layout.collate, workers=workers)
 
     if adamw:
         optimizer = make_optimizer(model, lr=1e-3)
@@ -100,6 +101,7 @@ def small_run(
         count=count_labels,
         evaluate=evaluate,
         milestones=Milestones(every, every, 1, keep, best_metric),
+        prepare=prepare,
         resume_from=resume_from,
     )
     save_checkpoint(

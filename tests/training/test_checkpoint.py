@@ -16,6 +16,7 @@ from blip2ft.training.checkpoint import (
     load_checkpoint,
     load_weights,
     remove_old,
+    rewrite_state,
     save_checkpoint,
 )
 from blip2ft.training.optimizer import make_schedule
@@ -24,13 +25,13 @@ from blip2ft.training.optimizer import make_schedule
 class Run:
     """A model of two layers, the first frozen, with all that a checkpoint holds."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, lr: float = 0.1, **options) -> None:
         torch.manual_seed(seed)
         self.accelerator = Accelerator(cpu=True)
         self.model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
         self.model[0].requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model[1].parameters(), lr=0.1)
-        self.schedule = make_schedule(self.optimizer, steps=10, warmup_steps=2, lr=0.1)
+        self.optimizer = torch.optim.AdamW(self.model[1].parameters(), lr=lr, **options)
+        self.schedule = make_schedule(self.optimizer, steps=10, warmup_steps=2, lr=lr)
 
     def step(self) -> None:
         self.model(torch.randn(5, 4)).square().sum().backward()
@@ -83,6 +84,49 @@ def test_a_round_trip_gives_everything_back(tmp_path):
     assert second.schedule.get_last_lr() == first.schedule.get_last_lr()
 
 
+def test_a_resumed_run_has_the_settings_that_it_is_given(tmp_path):
+    first = Run(seed=0)
+    for _ in range(3):
+        first.step()
+    path = first.save(tmp_path, 3)
+
+    second = Run(seed=1, lr=0.01, betas=(0.5, 0.7), weight_decay=0.3)
+    load_checkpoint(path, **second.all())
+    (group,) = second.optimizer.param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.7), 0.3)
+    (rate,) = first.schedule.get_last_lr()
+    assert second.schedule.get_last_lr() == [group["lr"]] == [pytest.approx(rate / 10)]
+    first.step()
+    second.step()
+    (rate,) = first.schedule.get_last_lr()
+    assert group["lr"] == pytest.approx(rate / 10)
+
+
+def test_other_groups_of_parameters_are_refused(tmp_path):
+    path = Run().save(tmp_path, 1)
+    other = Run()
+    weight, bias = other.model[1].parameters()
+    other.optimizer = torch.optim.AdamW([{"params": [weight]}, {"params": [bias]}], lr=0.1)
+    with pytest.raises(ValueError, match=r"1 groups .* this run's 2, .*vision_layer_decay must be"):
+        load_checkpoint(path, **other.all())
+
+
+def test_a_state_is_replaced_at_once(tmp_path, monkeypatch):
+    path = Run().save(tmp_path, 1)
+    names = {p.name for p in path.iterdir()}
+    rewrite_state(path, {"step": 1, "best": 0.5})
+    assert load_checkpoint(path, **Run().all()) == {"step": 1, "best": 0.5}
+    assert {p.name for p in path.iterdir()} == names
+
+    def killed(_path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "_flush", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rewrite_state(path, {"step": 1, "best": 0.9})
+    assert load_checkpoint(path, **Run().all()) == {"step": 1, "best": 0.5}
+
+
 def test_loading_copies_in_place(tmp_path):
     first, second = Run(0), Run(1)
     path = first.save(tmp_path, 0)
@@ -104,8 +148,7 @@ def test_a_failure_while_writing_leaves_the_former_checkpoint_only(tmp_path, mon
         patch.setattr(f"blip2ft.training.checkpoint.{failing}", full)
         with pytest.raises(OSError, match="No space left"):
             run.save(tmp_path, 2)
-    assert list_checkpoints(tmp_path) == [former]
-    assert not checkpoint_of(tmp_path, 2).exists()
+    assert list(tmp_path.iterdir()) == [former]
     load_checkpoint(former, **Run(1).all())
 
     assert run.save(tmp_path, 2) == checkpoint_of(tmp_path, 2)

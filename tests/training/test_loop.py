@@ -1,6 +1,8 @@
 """The loop: how a batch is split and where a run stops changes nothing that is learned."""
 
+import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -8,15 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_run import small_run
 
+import blip2ft.tasks.caption
+from blip2ft.data.images import open_image
 from blip2ft.errors import Interrupted
 from blip2ft.tasks.caption import caption_loss
 from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints
-from blip2ft.training.run import read_lines
+from blip2ft.training.run import append_line, read_lines
 
 
 def end_of(run: Path, steps: int = 3) -> dict[str, torch.Tensor]:
@@ -187,6 +192,156 @@ def test_a_broken_image_stops_the_run_with_its_state_saved(opt_folder, photo_fol
     small_run(opt_folder, photos, tmp_path / "run", resume_from=saved, **options)
     small_run(opt_folder, photo_folder, tmp_path / "whole", **options)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_disk_that_fails_stops_the_run_with_its_state_saved(
+    opt_folder, photo_folder, tmp_path, monkeypatch
+):
+    opened = []
+
+    def failing(*arguments, **options):
+        opened.append(1)
+        if len(opened) == 5:  # the first of the third batch
+            raise OSError(5, "Input/output error")
+        return open_image(*arguments, **options)
+
+    monkeypatch.setattr(blip2ft.tasks.caption, "open_image", failing)
+    with pytest.raises(
+        ValueError, match=r"Input/output error \(The state is saved in .*resume true"
+    ):
+        small_run(opt_folder, photo_folder, tmp_path, steps=4, batch_size=2, micro=2, every=9)
+    (saved,) = list_checkpoints(tmp_path / "checkpoints")
+    assert saved == checkpoint_of(tmp_path / "checkpoints", 2)
+
+
+def test_a_worker_that_is_killed_stops_the_run_with_its_state_saved(
+    opt_folder, photo_folder, tmp_path
+):
+    def loss(model, batch):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+        return caption_loss(model, batch)
+
+    with pytest.raises(ValueError, match=r"DataLoader worker .* lower data\.workers if memory ran"):
+        small_run(opt_folder, photo_folder, tmp_path, steps=9, every=99, workers=1, loss=loss)
+    (saved,) = list_checkpoints(tmp_path / "checkpoints")
+    assert len(losses(tmp_path)) == int(saved.name.removeprefix("step-")) > 0
+
+
+def failing_at(step: int, seen: list[int]):
+    """An evaluation that can't be done at `step`; `seen` gets the steps of the others."""
+
+    def evaluate(now):
+        if now == step:
+            raise ValueError("photo3.jpg: the image is damaged")
+        seen.append(now)
+        return {"cider": float(now)}
+
+    return evaluate
+
+
+@pytest.mark.parametrize("failed", [2, 5])
+def test_a_failed_evaluation_loses_no_step_and_is_done_after_a_resume(
+    opt_folder, photo_folder, tmp_path, failed
+):
+    """Checkpoints at 2, 4 and the last step, which is 5."""
+    options = {"steps": 5, "batch_size": 6, "micro": 3}
+    whole, parts, seen = tmp_path / "whole", tmp_path / "parts", []
+    _, best = small_run(opt_folder, photo_folder, whole, **options)
+    with pytest.raises(ValueError, match="damaged"):
+        small_run(opt_folder, photo_folder, parts, evaluate=failing_at(failed, seen), **options)
+    newest = list_checkpoints(parts / "checkpoints")[-1]
+    assert newest == checkpoint_of(parts / "checkpoints", failed)
+
+    options |= {"resume_from": newest, "evaluate": failing_at(0, seen)}
+    _, best_resumed = small_run(opt_folder, photo_folder, parts, **options)
+    assert seen == [2, 4, 5]
+    assert best_resumed == best == 5
+    assert losses(parts) == losses(whole)
+    expected = end_of(whole, 5)
+    assert all(torch.equal(t, expected[name]) for name, t in end_of(parts, 5).items())
+
+
+def test_a_checkpoint_knows_its_evaluation(opt_folder, photo_folder, tmp_path):
+    small_run(opt_folder, photo_folder, tmp_path, steps=4, evaluate=lambda step: {"cider": -step})
+    states = [
+        json.loads((path / "state.json").read_text())
+        for path in list_checkpoints(tmp_path / "checkpoints")
+    ]
+    assert states == [
+        {"step": 2, "evaluated": 2, "best_step": 2, "best": -2},
+        {"step": 4, "evaluated": 4, "best_step": 2, "best": -2},
+    ]
+
+
+def test_what_an_evaluation_draws_changes_nothing(opt_folder, photo_folder, tmp_path):
+    def evaluate(step):
+        return {"cider": float(torch.rand(1)) + np.random.rand()}
+
+    small_run(opt_folder, photo_folder, tmp_path / "some", every=1, evaluate=evaluate)
+    small_run(opt_folder, photo_folder, tmp_path / "none", every=9)
+    assert losses(tmp_path / "some") == losses(tmp_path / "none")
+
+
+def test_a_run_that_begins_again_logs_every_step_once(opt_folder, photo_folder, tmp_path):
+    def loss(model, batch):
+        if len(losses(tmp_path)) == 2:
+            raise KeyboardInterrupt
+        return caption_loss(model, batch)
+
+    append_line(tmp_path / "metrics.jsonl", {"step": 0, "split": "test"})
+    with pytest.raises(KeyboardInterrupt):
+        small_run(opt_folder, photo_folder, tmp_path, every=9, loss=loss)
+    small_run(opt_folder, photo_folder, tmp_path, every=9)
+    assert [row["step"] for row in read_lines(tmp_path / "log.jsonl")] == [1, 2, 3]
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 0, "split": "test"}]
+
+
+def test_speed_is_that_of_the_steps_alone(opt_folder, photo_folder, tmp_path, monkeypatch):
+    now = 0.0
+
+    def during(seconds, call):
+        def timed(*arguments):
+            nonlocal now
+            now += seconds
+            return call(*arguments)
+
+        return timed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("time.perf_counter", lambda: now)
+        small_run(
+            opt_folder,
+            photo_folder,
+            tmp_path,
+            every=1,
+            loss=during(2.0, caption_loss),
+            evaluate=during(100.0, lambda step: {"cider": 0.0}),
+        )
+    assert [row["images_per_second"] for row in read_lines(tmp_path / "log.jsonl")] == [4.0] * 3
+
+
+def test_micro_batches_are_prepared_together_before_the_first_forward(
+    opt_folder, photo_folder, tmp_path
+):
+    told, seen = [], []
+
+    def prepare(model, batches):
+        told.append((model.training, len(batches)))
+        return [batch | {"notes": (i, len(batches))} for i, batch in enumerate(batches)]
+
+    def loss(model, batch):
+        seen.append((len(told), batch.pop("notes")))
+        return caption_loss(model, batch)
+
+    small_run(
+        opt_folder, photo_folder, tmp_path / "with", steps=2, micro=4, prepare=prepare, loss=loss
+    )
+    assert told == [(True, 2)] * 2
+    assert seen == [(1, (0, 2)), (1, (1, 2)), (2, (0, 2)), (2, (1, 2))]
+    small_run(opt_folder, photo_folder, tmp_path / "without", steps=2, micro=4)
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
 
 
 def test_a_metric_that_isnt_there_is_named(opt_folder, photo_folder, tmp_path):

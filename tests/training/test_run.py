@@ -1,11 +1,14 @@
 """A run's folder: never overwritten, and readable again."""
 
 import json
+from dataclasses import asdict, fields
 
 import pytest
 
+from blip2ft.config import TrainConfig
 from blip2ft.training.run import (
     append_line,
+    check_counts,
     check_output,
     drop_lines_after,
     environment,
@@ -39,6 +42,30 @@ def test_there_must_be_a_run_to_resume(tmp_path):
         check_output(tmp_path, resume=True)
     (tmp_path / "config.yaml").write_text("")
     check_output(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize("field", [f.name for f in fields(TrainConfig) if "int" in str(f.type)])
+def test_a_count_below_1_is_refused(field, value):
+    with pytest.raises(ValueError, match=rf"train\.{field} is {value}: allowed is 1 or more"):
+        check_counts(asdict(TrainConfig(**{field: value})))
+
+
+def test_counts_that_are_left_out_or_1_are_not(tmp_path):
+    check_counts(asdict(TrainConfig()))
+    check_counts(asdict(TrainConfig(epochs=1, max_steps=1, keep_checkpoints=1, log_every=1)))
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    open_run(tmp_path, "", resume=False)
+    (tmp_path / "checkpoints" / "step-00000001").mkdir()
+    (tmp_path / "checkpoints" / ".partial-step-00000002").mkdir()
+    (tmp_path / "checkpoints" / ".partial-step-00000002" / "rest.pt").write_text("")
+    (tmp_path / "predictions" / ".partial-test-00000002.jsonl").write_text("")
+    (tmp_path / ".partial-log.jsonl").write_text("")
+    open_run(tmp_path, "", resume=True)
+    assert list(tmp_path.rglob(".partial-*")) == []
+    assert (tmp_path / "checkpoints" / "step-00000001").is_dir()
 
 
 def test_a_resumed_run_keeps_its_first_settings(tmp_path):
@@ -121,11 +148,13 @@ def test_an_evaluation_is_read_as_recorded(tmp_path):
     assert read_evaluation(run, "test", 5).scores == {"cider": 0.9}
 
 
-def test_of_two_evaluations_at_one_step_the_last_counts(tmp_path):
-    open_run(tmp_path / "run", "", resume=False)
+def test_of_two_evaluations_at_one_step_the_last_is_kept(tmp_path):
+    open_run(tmp_path, "", resume=False)
+    record_evaluation(tmp_path, "validation", 3, {"cider": 0.3}, [])
     for value in (0.1, 0.2):
-        record_evaluation(tmp_path / "run", "test", 3, {"cider": value}, [])
-    assert read_evaluation(tmp_path / "run", "test", 3).scores == {"cider": 0.2}
+        record_evaluation(tmp_path, "test", 3, {"cider": value}, [])
+    assert read_evaluation(tmp_path, "test", 3).scores == {"cider": 0.2}
+    assert [row["cider"] for row in read_lines(tmp_path / "metrics.jsonl")] == [0.3, 0.2]
 
 
 def test_an_evaluation_that_never_was_is_empty(tmp_path):
