@@ -2,19 +2,36 @@
 
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from transformers import PreTrainedConfig
+
+# Variables by which `accelerate launch` asks for models in pieces.
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+# The others wait while one process scores with SPICE, which may take longer than NCCL's 10 minutes.
+TIMEOUT = timedelta(hours=3)
 
 
 def start_processes(precision: str, log_with: list[str], output: str | Path) -> Accelerator:
     """An Accelerator for "auto", "fp32", "bf16" or "fp16".
 
     "auto" takes what `accelerate launch --mixed_precision` asked for, else bf16 on hardware that
-    has it, else fp32. Raises ValueError for bf16 on a GPU that lacks it.
+    has it, else fp32. Accumulation is the loop's own, whatever Accelerate was told of it.
+
+    Raises ValueError for bf16 on a GPU that lacks it, and for what holds a model in pieces.
     """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise ValueError(_no_pieces(name))
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     bf16_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
@@ -26,7 +43,25 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
     if int(os.environ.get("RANK", "0")):
         logging.getLogger("blip2ft").setLevel(logging.WARNING)  # the first process says it all
     mixed = "no" if precision == "fp32" else precision
-    return Accelerator(mixed_precision=mixed, log_with=log_with or None, project_dir=str(output))
+    accelerator = Accelerator(
+        mixed_precision=mixed,
+        log_with=log_with or None,
+        project_dir=str(output),
+        # a plugin, since a number gives way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+    )
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise ValueError(_no_pieces(kind))
+    return accelerator
+
+
+def _no_pieces(name: str) -> str:
+    return (
+        f"accelerate was told to use {name}; here every process holds the whole model: allowed "
+        "are one process, or several under plain data parallelism (accelerate launch --multi_gpu)"
+    )
 
 
 def frozen_dtype(accelerator: Accelerator, config: PreTrainedConfig) -> torch.dtype:
