@@ -12,15 +12,16 @@ from pathlib import Path
 from blip2ft.cli import quiet_libraries
 from blip2ft.config import CaptionConfig
 from blip2ft.parse import parse_config, run_cleanly
-from blip2ft.training.run import check_output
+from blip2ft.training.run import check_counts, check_output
 
 
 def main(config: CaptionConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
+    check_counts(asdict(config.train))
     quiet_libraries()
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
-    from accelerate.utils import set_seed
+    from accelerate.utils import broadcast_object_list, set_seed
     from torch.utils.data import DataLoader
 
     from blip2ft.data.batches import text_layout
@@ -33,7 +34,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels, predict, score
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
-    from blip2ft.training.loop import Milestones, train
+    from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes
@@ -52,6 +53,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     test_records = validation_records
     if config.data.test is not None:
         test_records = read_records(**asdict(config.data.test))
+    check_metric(config.train.best_metric, score(validation_records[:1], [""]).scores)
 
     # The model: loaded, adapted, frozen.
     model, processor = load_captioner(
@@ -121,6 +123,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     bare = model
     model, optimizer = accelerator.prepare(model, optimizer)
 
+    told: set[str] = set()
+
     def evaluate(records: Sequence[Record], split: str, step: int) -> dict[str, float]:
         captions = predict(
             bare,
@@ -133,18 +137,26 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             progress=True,
             **asdict(config.generation),
         )
-        scores = score(records, captions, java=split == "test").scores
+        scores: dict[str, float] = {}
         if accelerator.is_main_process:
+            # METEOR and SPICE start a Java program each
+            found = score(records, captions, java=split == "test")
+            scores = found.scores
+            for name in found.unavailable.keys() - told:
+                say(f"{name} is left out: {found.unavailable[name]}")
+            told.update(found.unavailable)
             rows = [
                 {"image_id": r.image_id, "caption": c, "references": r.captions}
                 for r, c in zip(records, captions, strict=True)
             ]
             record_evaluation(run, split, step, scores, rows)
+        (scores,) = broadcast_object_list([scores])  # the others wait for them
         accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
         return scores
 
     checkpoints = list_checkpoints(run / "checkpoints")
-    if not checkpoints:
+    # a run that was stopped before its first checkpoint may have it already
+    if not read_evaluation(run, "test", 0).scores:
         evaluate(test_records, "test", 0)
     every = config.train.evaluate_every or order.steps(1)
     best = train(

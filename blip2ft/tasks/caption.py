@@ -59,11 +59,16 @@ def load_pixels(
     transform: TrainTransform | EvalTransform,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
-    """The record's image as (3, H, W) float32."""
+    """The record's image as (3, H, W) float32; a `TrainTransform` draws from `rng`."""
     image = open_image(record.image, origin=record.origin, size_hint=transform.size_hint)
-    if isinstance(transform, TrainTransform):
-        return transform(image, rng or np.random.default_rng())
-    return transform(image)
+    if not isinstance(transform, TrainTransform):
+        return transform(image)
+    if rng is None:
+        raise ValueError(
+            "a TrainTransform got no rng, so what it draws could never be drawn again; pass one "
+            "with a seed, such as np.random.default_rng([seed, epoch, sample])"
+        )
+    return transform(image, rng)
 
 
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

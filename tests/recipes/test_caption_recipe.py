@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig
 from blip2ft.errors import Interrupted
+from blip2ft.metrics import CaptionScores
 from blip2ft.models.adapters import load_trained
 from blip2ft.models.load import load_captioner
 from blip2ft.parse import parse_config
@@ -156,6 +157,60 @@ def test_what_cant_work_leaves_no_folder_behind(opt_folder, photo_folder, tmp_pa
     assert not run.exists()
 
 
+def test_settings_that_end_a_run_late_are_refused_at_once(opt_folder, photo_folder, tmp_path):
+    run = tmp_path / "run"
+    words = tiny(opt_folder, photo_folder, run)
+    with pytest.raises(ValueError, match=r"train\.keep_checkpoints is 0: allowed is 1 or more"):
+        run_recipe(*words, "--train.keep_checkpoints", 0)
+    with pytest.raises(ValueError, match=r"train\.max_steps is 0: .* or null for all epochs"):
+        run_recipe(*words, "--train.max_steps", 0)
+    with pytest.raises(ValueError, match=r"best_metric is 'cidre', .* allowed are .*bleu4.*cider"):
+        run_recipe(*words, "--train.best_metric", "cidre")
+    assert not run.exists()
+
+
+def test_a_metric_that_cant_run_is_told_once(
+    opt_folder, photo_folder, tmp_path, monkeypatch, capsys
+):
+    def without_meteor(predictions, references, *, java=True):
+        unavailable = {"meteor": "no Java here: install it"} if java else {}
+        return CaptionScores({"cider": 0.0}, {}, unavailable)
+
+    monkeypatch.setattr(blip2ft.tasks.caption, "score_captions", without_meteor)
+    run_recipe(*tiny(opt_folder, photo_folder, tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert said.count("meteor is left out: no Java here: install it\n") == 1
+
+
+def test_of_two_processes_one_scores(opt_folder, photo_folder, tmp_path):
+    """A Java that fails, and notes who called it."""
+    java, run = tmp_path / "bin" / "java", tmp_path / "run"
+    java.parent.mkdir()
+    java.write_text(f"#!/bin/sh\necho $PPID >> {tmp_path}/callers\nexit 1\n")
+    java.chmod(0o755)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-q"]
+    launcher += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launcher += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launcher += ["--main_process_port", "0", RECIPE, *tiny(opt_folder, photo_folder, run)]
+    found = subprocess.run(
+        list(map(str, launcher)),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{java.parent}:{os.environ['PATH']}", "JAVA_HOME": ""},
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert len(set((tmp_path / "callers").read_text().split())) == 1
+    assert found.stdout.count("meteor is left out: ") == 1
+    rows = read_lines(run / "metrics.jsonl")
+    assert [(row["split"], row["step"]) for row in rows[:3]] == [
+        ("test", 0),
+        ("validation", 1),
+        ("validation", 2),
+    ]
+    assert len(rows) == 4
+
+
 def test_the_adapter_gives_the_best_model_back(model_folder, photo_folder, tmp_path):
     run = tmp_path / "run"
     run_recipe(*tiny(model_folder, photo_folder, run), "--optimizer.lr", "1e-2")
@@ -216,6 +271,31 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     expected = weights_of(whole)
     assert all(torch.equal(t, expected[name]) for name, t in weights_of(parts).items())
     assert (parts / "config-resumed-1.yaml").is_file()
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
+    opt_folder, photo_folder, tmp_path, monkeypatch
+):
+    words = ["--train.evaluate_every", 9]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_recipe(*tiny(opt_folder, photo_folder, whole), *words)
+
+    def loss(model, batch):
+        if read_lines(parts / "log.jsonl"):
+            raise KeyboardInterrupt
+        return caption_loss(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blip2ft.tasks.caption, "caption_loss", loss)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(*tiny(opt_folder, photo_folder, parts), *words)
+    assert list_checkpoints(parts / "checkpoints") == []
+    run_recipe(*tiny(opt_folder, photo_folder, parts), *words, "--train.resume", "true")
+    assert [row["step"] for row in read_lines(parts / "log.jsonl")] == [1, 2]
+    assert read_lines(parts / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
+    # and once more after its end
+    run_recipe(*tiny(opt_folder, photo_folder, parts), *words, "--train.resume", "true")
+    assert read_lines(parts / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
 
 
 def test_fp16_with_flan_t5_is_refused(t5_folder, photo_folder, tmp_path, monkeypatch):

@@ -54,6 +54,13 @@ def test_every_record_is_answered_once_in_order(captioner, records, count, batch
     assert found == expected
 
 
+def test_augmentation_without_a_seed_is_refused(captioner, records):
+    with pytest.raises(
+        ValueError, match=r"got no rng, so what it draws could never be drawn again"
+    ):
+        load_pixels(records[0], captioner[2])
+
+
 def test_different_images_get_different_answers(captioner, records):
     model, layout, _, resize = captioner
     found = predict(model, layout, resize, records, prompts="a photo of", **FEW)
