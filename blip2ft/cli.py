@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+from blip2ft.data.tables import IMAGE_SUFFIXES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,12 +136,12 @@ def _load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str
     from blip2ft.models.load import load_captioner
 
     device = default_device()
-    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     auto = torch.bfloat16 if half else torch.float32
     dtype = auto if arguments.dtype == "auto" else DTYPES[arguments.dtype]
     if arguments.adapter:
         model, processor, description = load_finetuned(
-            arguments.adapter, dtype=dtype, base=arguments.model
+            arguments.adapter, dtype=dtype, base=arguments.model, revision=arguments.revision
         )
     else:
         model, processor = load_captioner(arguments.model, revision=arguments.revision, dtype=dtype)

@@ -1,7 +1,6 @@
 """From a run to a folder that stock transformers loads: merged, verified, complete."""
 
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from transformers import Blip2ForConditionalGeneration
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
 from blip2ft.models.load import end_token_id, load_captioner
-
-logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Largest difference of a logit, as a share of the largest logit. bf16 keeps 8 bits of mantissa
@@ -37,17 +34,24 @@ def adapter_folder(run: Path) -> Path:
 
 
 def load_finetuned(
-    run: str | Path, *, dtype: torch.dtype = torch.float32, base: str | None = None
+    run: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    base: str | None = None,
+    revision: str | None = None,
 ) -> tuple[Blip2ForConditionalGeneration, Any, dict[str, Any]]:
     """The unquantised base of a run with its trained weights on, unmerged.
 
-    base: where the base model is now, if it moved. Returns model, processor and description.
+    base: where the base model is now, if it moved; revision: of the base, where it isn't the run's.
+    Returns model, processor and description.
     """
     folder = adapter_folder(Path(run))
     description = read_description(folder)
+    if revision is None and base is None:
+        revision = description["revision"]
     model, processor = load_captioner(
         base or description["base"],
-        revision=None if base else description["revision"],
+        revision=revision,
         image_size=description["image_size"],
         dtype=dtype,
     )

@@ -15,12 +15,14 @@ from transformers.utils import logging as transformers_logging
 
 import blip2ft.captioner
 import blip2ft.cli
+import blip2ft.models.load
 from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned
 from blip2ft.metrics import MetricUnavailable, meteor, spice
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import PARTS, count_parameters, set_trainable
+from blip2ft.models.source import read_config
 
 COMMANDS = ("caption", "score", "export", "inspect")
 FEW = ("--num-beams", "1", "--max-new-tokens", "3")
@@ -222,7 +224,7 @@ def test_a_broken_image_stops_no_other(blip2ft_main, asked, opt_folder, photo_fo
     ("argv", "message"),
     [
         (["nowhere.jpg", "--model", "m"], "there is no image at nowhere.jpg"),
-        (["{empty}", "--model", "m"], "holds no image (.bmp, .gif, .jpeg"),
+        (["{empty}", "--model", "m"], "holds no image (.avif, .bmp, .gif, .jp2"),
         (["{photo}"], "say which model: --model ID_OR_FOLDER, or --adapter RUN"),
         (["{photo}", "--adapter", "{empty}"], "is no run and no adapter folder"),
         (["{photo}", "--adapter", "nowhere"], "is no run and no adapter folder"),
@@ -271,6 +273,66 @@ def test_options_override_what_the_adapter_brings(blip2ft_main, asked, run_folde
     own = {"num_beams": 3, "max_new_tokens": 7, "length_penalty": -1.0}
     assert asked[0] == {"prompt": question, "batch_size": 2, **own}
     assert asked[1]["prompt"] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "revision"),
+    [
+        ("", "main"),
+        ("--revision v2", "v2"),
+        ("--model {base}", None),
+        ("--model {base} --revision v2", "v2"),
+    ],
+)
+def test_a_revision_is_that_of_the_adapters_base(
+    blip2ft_main,
+    asked,
+    run_folder,
+    opt_folder,
+    photo_folder,
+    tmp_path,
+    monkeypatch,
+    words,
+    revision,
+):
+    moved = shutil.copytree(run_folder, tmp_path / "run")
+    path = moved / "adapter" / "blip2ft.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"revision": "main"}))
+    revisions = []
+
+    def read(name, revision):
+        revisions.append(revision)
+        return read_config(name)
+
+    monkeypatch.setattr(blip2ft.models.load, "read_config", read)
+    words = words.format(base=opt_folder).split()
+    status, _, err = blip2ft_main(
+        "caption", photo_folder / "photo0.jpg", "--adapter", moved, *words
+    )
+    assert status == 0, err
+    assert revisions == [revision]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_taken_where_the_gpu_computes_in_it(
+    blip2ft_main, asked, opt_folder, photo_folder, monkeypatch, native
+):
+    dtypes = []
+
+    def load(*_, dtype, **__):
+        dtypes.append(dtype)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(blip2ft.models.load, "load_captioner", load)
+    monkeypatch.setattr(blip2ft.captioner, "default_device", lambda: torch.device("cuda"))
+    # an older GPU emulates it, which is slower than fp32
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: native or including_emulation,
+    )
+    blip2ft_main("caption", photo_folder / "photo0.jpg", "--model", opt_folder)
+    assert dtypes == [torch.bfloat16 if native else torch.float32]
 
 
 def test_the_adapter_changes_the_answer(blip2ft_main, run_folder, opt_folder, photo_folder):
