@@ -1,0 +1,1 @@
+"""Photos in folders, and indexes of their features: what `blip2ft.index` searches."""

@@ -1,0 +1,165 @@
+"""A photo index on disk: whole shards of features, each with a line for every photo.
+
+INDEX/index.json                 the model that made it, and the version of this format
+INDEX/shards/000000.safetensors  "features" (N, Q, D) fp16, of unit length
+INDEX/shards/000000.jsonl        N lines {"path", "size", "mtime", "image_id"}
+INDEX/searches/                  contact sheets
+INDEX/faiss/                     the features again, arranged for faiss
+
+Shards are only ever added. The lines are written last: a shard without them doesn't count.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from blip2ft.photos.files import Photo
+
+FORMAT = 1
+DESCRIPTION = "index.json"
+LOCK = ".lock"
+PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The model that an index was made with.
+
+    model: hub id or absolute folder; revision: of a hub model, its commit; image_size: what it was
+    resized to, None for its own; fingerprint: of its weights; files: what their stat was then.
+    """
+
+    model: str
+    revision: str | None
+    image_size: int | None
+    fingerprint: str
+    files: dict[str, list]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some photos of an index and the file of their features."""
+
+    file: Path
+    photos: list[Photo]
+
+    def features(self) -> Tensor:
+        """(N, Q, D) fp16. Raises ValueError where the file is missing or damaged."""
+        return self._read(lambda features: features[:])
+
+    def row(self, number: int) -> Tensor:
+        """(Q, D) fp16, that of one photo alone."""
+        return self._read(lambda features: features[number : number + 1])[0]
+
+    def _read(self, take: Callable[..., Tensor]) -> Tensor:
+        try:
+            with safe_open(self.file, "pt") as tensors:
+                features = tensors.get_slice("features")
+                if features.get_shape()[0] != len(self.photos):
+                    raise ValueError(f"{len(self.photos)} lines, {features.get_shape()[0]} rows")
+                return take(features)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise _damaged(self.file, error) from error
+
+
+def is_index(folder: Path) -> bool:
+    """Whether an index is there; ValueError where something else is."""
+    if (folder / DESCRIPTION).is_file():
+        return True
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder for the index")
+    held = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if any(name != LOCK and not name.startswith(PARTIAL) for name in held):
+        raise ValueError(f"{folder} is in use and is no index ({held[0]}); choose another --out")
+    return False
+
+
+def read_maker(folder: Path) -> Maker:
+    """What `index.json` says. Raises ValueError where it is missing, damaged or of the future."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is no photo index; make one: blip2ft index FOLDER --model M --out {folder}"
+        )
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        version = saved.pop("format")
+        if version == FORMAT:
+            return Maker(**saved)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); make the index again") from error
+    raise ValueError(
+        f"{path}: the index has format {version}, this blip2ft reads {FORMAT}; make it again, or "
+        "use the blip2ft that made it"
+    )
+
+
+def write_maker(folder: Path, maker: Maker) -> None:
+    """Begin an index."""
+    text = json.dumps({"format": FORMAT, **asdict(maker)}, indent=2) + "\n"
+    write_whole(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_shards(folder: Path) -> list[Shard]:
+    """All whole shards, in the order in which they were added."""
+    shards = []
+    for lines in sorted((folder / "shards").glob("[0-9]*.jsonl")):
+        try:
+            text = lines.read_text(encoding="utf-8")
+            photos = [Photo(**json.loads(line)) for line in text.splitlines()]
+        except (OSError, ValueError, TypeError) as error:
+            raise _damaged(lines, error) from error
+        shards.append(Shard(lines.with_suffix(".safetensors"), photos))
+    return shards
+
+
+def add_shard(folder: Path, photos: Sequence[Photo], features: Sequence[Tensor]) -> None:
+    """Write photos and their features (Q, D) as the next shard, which is there as a whole or not
+    at all."""
+    numbers = [int(path.stem) for path in (folder / "shards").glob("[0-9]*.jsonl")]
+    file = folder / "shards" / f"{max(numbers, default=-1) + 1:06d}.safetensors"
+    tensors = {"features": torch.stack(list(features)).half().cpu().contiguous()}
+    # escaped, as names of files need not be valid UTF-8
+    lines = "".join(json.dumps(asdict(photo)) + "\n" for photo in photos)
+    write_whole(file, lambda path: path.write_bytes(save(tensors)))
+    write_whole(file.with_suffix(".jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place, have it on the disk, and only then rename it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(PARTIAL + file.name)
+    write(partial)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(partial, file)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs from extending the same index; a run that is killed lets go of it."""
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another run is extending {folder}; wait for its end") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _damaged(file: Path, error: Exception) -> ValueError:
+    names = f"{file.with_suffix('.safetensors')} and .jsonl"
+    return ValueError(
+        f"{file} is damaged ({error}); remove {names}, and index again: only their photos are read"
+    )
