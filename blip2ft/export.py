@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Blip2ForConditionalGeneration
+from torch.nn import functional
+from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
 
 from blip2ft.data.batches import Sample, text_layout
+from blip2ft.data.pairs import pair_layout
 from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
-from blip2ft.models.load import end_token_id, load_captioner
+from blip2ft.models.load import end_token_id, load_captioner, load_retriever
 
+LOADERS = {"caption": load_captioner, "retrieval": load_retriever}
+STOCK = {"caption": Blip2ForConditionalGeneration, "retrieval": Blip2ForImageTextRetrieval}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Largest difference of a logit, as a share of the largest logit. bf16 keeps 8 bits of mantissa
 # (1/256 a rounding), which grows over the depth of the model; fp32 merging moves the 6th digit.
@@ -39,7 +43,7 @@ def load_finetuned(
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
     revision: str | None = None,
-) -> tuple[Blip2ForConditionalGeneration, Any, dict[str, Any]]:
+) -> tuple[Any, Any, dict[str, Any]]:
     """The unquantised base of a run with its trained weights on, unmerged.
 
     base: where the base model is now, if it moved; revision: of the base, where it isn't the run's.
@@ -49,7 +53,7 @@ def load_finetuned(
     description = read_description(folder)
     if revision is None and base is None:
         revision = description["revision"]
-    model, processor = load_captioner(
+    model, processor = LOADERS[description["task"]](
         base or description["base"],
         revision=revision,
         image_size=description["image_size"],
@@ -83,21 +87,23 @@ def export_run(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
     model, processor, description = load_finetuned(run, base=base)
-    inputs = _sample_inputs(model, processor, description["prompt"])
-    unmerged = _logits(model, inputs)
+    task = description["task"]
+    inputs = _SAMPLES[task](model, processor, description)
+    unmerged = _outputs(model, inputs)
     merge_lora(model)
-    _complete_generation_config(model, description)
+    if task == "caption":
+        _complete_generation_config(model, description)
 
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.to(DTYPES[dtype]).save_pretrained(partial)
         processor.save_pretrained(partial)
-        kept = {key: description[key] for key in ("base", "revision", "prompt", "generation")}
+        kept = {k: v for k, v in description.items() if k not in ("parts", "image_size")}
         (partial / DESCRIPTION_FILE).write_text(json.dumps(kept, indent=2) + "\n")
         del model
-        merged = Blip2ForConditionalGeneration.from_pretrained(partial, dtype=torch.float32)
-        written = _logits(merged.eval(), inputs)
+        merged = STOCK[task].from_pretrained(partial, dtype=torch.float32)
+        written = _outputs(merged.eval(), inputs)
         difference = float((written - unmerged).abs().max())
         largest = float(unmerged.abs().max())
         allowed = TOLERANCES[dtype] if tolerance is None else tolerance
@@ -132,15 +138,40 @@ def _complete_generation_config(
         config.length_penalty = generation["length_penalty"]
 
 
-def _sample_inputs(model: Any, processor: Any, prompt: str) -> dict[str, torch.Tensor]:
+def _caption_inputs(model: Any, processor: Any, description: Any) -> dict[str, torch.Tensor]:
     """Two random images with the prompt and a few words to continue it."""
     layout = text_layout(model, processor, max_target_tokens=16)
+    prompt = description["prompt"]
+    samples = [Sample(image, prompt, "a dog and a red car") for image in _sample_images(model)]
+    return {key: value for key, value in layout.collate(samples).items() if key != "labels"}
+
+
+def _retrieval_inputs(model: Any, processor: Any, description: Any) -> dict[str, torch.Tensor]:
+    """Two random images with a text each, in the layout of stock's forward."""
+    layout = pair_layout(model, processor, max_tokens=description["max_text_tokens"])
+    ids, mask = layout.pad(layout.ids(["a dog", "a red car and a small dog"]))
+    token = model.config.image_token_index
+    if token is not None:  # stock then expects image tokens before the text
+        places = (model.config.num_query_tokens, 0)
+        ids, mask = functional.pad(ids, places, value=token), functional.pad(mask, places, value=1)
+    return {"pixel_values": _sample_images(model), "input_ids": ids, "attention_mask": mask}
+
+
+_SAMPLES = {"caption": _caption_inputs, "retrieval": _retrieval_inputs}
+
+
+def _sample_images(model: Any) -> torch.Tensor:
     size = model.config.vision_config.image_size
-    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return layout.collate([Sample(image, prompt, "a dog and a red car") for image in pixels])
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
-def _logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    wanted = {key: value for key, value in inputs.items() if key != "labels"}
-    return model(**wanted).logits.float()
+def _outputs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """All that stock's forward answers: logits of words, or of matching and similarities."""
+    if isinstance(model, Blip2ForImageTextRetrieval):
+        answers = [
+            model(**inputs, use_image_text_matching_head=matching).logits_per_image
+            for matching in (True, False)
+        ]
+        return torch.cat([answer.float().flatten() for answer in answers])
+    return model(**inputs).logits.float()

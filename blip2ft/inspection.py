@@ -9,7 +9,8 @@ from transformers import Blip2ForConditionalGeneration
 from blip2ft.export import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, read_description
 from blip2ft.models.parts import PARTS, parts_table, set_trainable
-from blip2ft.models.source import read_config
+from blip2ft.models.retriever import Retriever
+from blip2ft.models.source import is_retriever, read_config
 
 
 def describe(name: str, *, revision: str | None = None) -> str:
@@ -22,12 +23,14 @@ def describe(name: str, *, revision: str | None = None) -> str:
         description = read_description(folder)
         name, revision = description["base"], description["revision"]
         parts = description["parts"]
-        lines = [f"trained weights  {folder}", f"prompt           {description['prompt']!r}"]
+        lines = [f"trained weights  {folder}", f"task             {description['task']}"]
+        if "prompt" in description:
+            lines.append(f"prompt           {description['prompt']!r}")
     config = read_config(name, revision)
     if folder is not None:
         config.vision_config.image_size = description["image_size"]
     with torch.device("meta"):
-        model = Blip2ForConditionalGeneration(config)
+        model = Retriever(config) if is_retriever(config) else Blip2ForConditionalGeneration(config)
     if folder is not None and (folder / LORA_FILE).is_file():
         inject_adapter_in_model(
             LoraConfig.from_pretrained(str(folder)), model, low_cpu_mem_usage=True
@@ -43,7 +46,11 @@ def describe(name: str, *, revision: str | None = None) -> str:
             *lines,
             f"image            {size} x {size} px, patches of {config.vision_config.patch_size}",
             f"queries          {config.num_query_tokens}",
-            f"language model   {config.text_config.model_type}",
+            *(
+                []
+                if is_retriever(config)
+                else [f"language model   {config.text_config.model_type}"]
+            ),
             "",
             parts_table(model, parts),
         ]

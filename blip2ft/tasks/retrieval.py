@@ -20,6 +20,8 @@ from blip2ft.tasks.caption import load_pixels
 from blip2ft.tasks.ranking import Rankings
 
 RECALL_AT = (1, 5, 10)  # paper, table 5
+WAYS = ("image_to_text", "text_to_image")
+SCORES = (*(f"{way}_r{k}" for way in WAYS for k in RECALL_AT), "mean_recall")
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def score(rankings: Rankings, records: Sequence[Record]) -> dict[str, float]:
         texts_of[image].append(text)
     scores = {}
     for name, ranking, right in (
-        ("image_to_text", rankings.texts_of_images, texts_of),
-        ("text_to_image", rankings.images_of_texts, [[owner] for owner in owners]),
+        (WAYS[0], rankings.texts_of_images, texts_of),
+        (WAYS[1], rankings.images_of_texts, [[owner] for owner in owners]),
     ):
         for k, value in recall_at_k(
             [*ranking.indices], [*ranking.scores], right, RECALL_AT

@@ -22,28 +22,47 @@ def preflight(
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
     accelerator: Accelerator,
 ) -> None:
-    """Check a few samples end to end, and stop with what is wrong; weights and seeds stay.
+    """Check a few samples of a model that generates text, and stop with what is wrong.
 
-    parts: how each part shall train, whatever `requires_grad` says.
-    Raises ValueError where image tokens are missing or too many, labels don't decode to the target
-    text, a part computes NaN or infinity, another image leaves the loss as it is, a part that
-    trains gets no gradient, or a frozen one gets any.
+    Raises ValueError where image tokens are missing or too many, or labels don't decode to the
+    target text, and as `check_training` does.
     """
     batch = layout.collate(samples)
     # what the model expects, not what the layout believes: the two must agree
     queries = model.get_parameter("query_tokens").shape[1]
     check_image_tokens(batch["input_ids"], model.config.image_token_index, queries)  # type: ignore
     check_labels(layout, samples, batch["labels"])
+    check_training(model, parts, batch, loss, accelerator)
+
+
+def check_training(
+    model: nn.Module,
+    parts: Mapping[str, str],
+    batch: Mapping[str, Tensor],
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    accelerator: Accelerator,
+) -> None:
+    """Check a batch end to end, and stop with what is wrong; weights and seeds stay.
+
+    parts: how each part shall train, whatever `requires_grad` says.
+    Raises ValueError where a part computes NaN or infinity, another image leaves the loss as it
+    is, a part that trains gets no gradient, or a frozen one gets any.
+    """
     batch = {key: value.to(accelerator.device) for key, value in batch.items()}
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     was_training = model.training
+
+    def seeded(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        torch.manual_seed(0)  # where a loss draws, it must draw the same for every image
+        return loss(model, batch)
+
     with torch.random.fork_rng(devices):
         model.eval()
-        where = name_nonfinite_part(model, lambda m: loss(m, batch), accelerator)
+        where = name_nonfinite_part(model, lambda m: seeded(m, batch), accelerator)
         if where:
             raise ValueError(f"preflight: the loss isn't finite before any training; {where}")
-        check_image_matters(model, batch, loss, accelerator)
-        check_gradients(model, parts, batch, loss, accelerator)
+        check_image_matters(model, batch, seeded, accelerator)
+        check_gradients(model, parts, batch, seeded, accelerator)
     model.zero_grad(set_to_none=True)
     model.train(was_training)
 
@@ -92,7 +111,7 @@ def check_image_matters(
     if here == there:
         raise ValueError(
             f"preflight: the loss is {here:.6f} whatever the image; nothing of the image reaches "
-            "the language model (are the query tokens or the projection all zeros?)"
+            "it (are the query tokens or the projection all zeros?)"
         )
 
 
@@ -135,10 +154,12 @@ def name_nonfinite_part(
 
         return hook
 
+    # on every module: some models call a part's layers and not the part
     handles = [
         module.register_forward_hook(watch(part))
         for part in PARTS
-        for module in modules_of(model, part)
+        for top in modules_of(model, part)
+        for module in top.modules()
     ]
     try:
         with torch.no_grad(), accelerator.autocast():

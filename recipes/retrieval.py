@@ -1,0 +1,223 @@
+"""Fine-tune BLIP-2 to find images by text and texts by image: the run, from top to bottom.
+
+accelerate launch recipes/retrieval.py --config recipes/retrieval/tiny.yaml
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from blip2ft.cli import quiet_libraries
+from blip2ft.config import RetrievalConfig
+from blip2ft.parse import parse_config, run_cleanly
+from blip2ft.training.run import check_counts, check_output
+
+
+def main(config: RetrievalConfig, config_yaml: str) -> None:
+    check_output(config.output, resume=config.train.resume)
+    check_counts(asdict(config.train))
+    quiet_libraries()
+    # Heavy imports come after the settings are read: --help and typing errors answer at once.
+    import torch
+    from accelerate.utils import set_seed
+    from torch.utils.data import DataLoader
+
+    from blip2ft.data.images import transforms_for
+    from blip2ft.data.loading import load_batches
+    from blip2ft.data.order import Order
+    from blip2ft.data.pairs import pair_layout
+    from blip2ft.data.records import Record, read_records
+    from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+    from blip2ft.models.load import load_retriever
+    from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
+    from blip2ft.tasks.ranking import rank
+    from blip2ft.tasks.retrieval import (
+        SCORES,
+        answers,
+        cache_itc,
+        count_pairs,
+        image_text_pairs,
+        retrieval_loss,
+        score,
+    )
+    from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.loop import Milestones, check_metric, train
+    from blip2ft.training.optimizer import make_optimizer, make_schedule
+    from blip2ft.training.preflight import check_training
+    from blip2ft.training.processes import frozen_dtype, start_processes
+    from blip2ft.training.run import open_run, read_evaluation, record_evaluation
+    from blip2ft.training.summary import answer_table, score_table
+
+    # What can't work is refused before anything is loaded or written.
+    parts = asdict(config.parts)
+    check_parts(parts, config.quantize)
+    check_metric(config.train.best_metric, SCORES)
+    weights = {name: getattr(config.objectives, name) for name in ("itc", "itm", "itg")}
+    accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
+    say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
+    set_seed(config.seed)
+
+    train_records = read_records(**asdict(config.data.train))
+    validation_records = read_records(**asdict(config.data.validation))
+    test_records = validation_records
+    if config.data.test is not None:
+        test_records = read_records(**asdict(config.data.test))
+
+    # The model: loaded, adapted, frozen.
+    model, processor = load_retriever(
+        config.model.name,
+        revision=config.model.revision,
+        image_size=config.model.image_size,
+        dtype=torch.float32,
+        quantize=config.quantize,
+        objectives=weights,
+        itg_head=config.itg_head,
+    )
+    lora = attach_lora(model, parts, **asdict(config.lora))
+    set_trainable(model, parts, frozen_dtype(accelerator, model.config))
+    for _, parameter in model.unused_parameters():
+        parameter.requires_grad_(False)
+    checkpoint_gradients(model, config.model.gradient_checkpointing)
+    model.to(accelerator.device)
+    say(parts_table(model, parts))
+
+    # Pairs, their order, and how the processes share a step.
+    layout = pair_layout(model, processor, config.data.max_target_tokens)
+    augment, resize = transforms_for(
+        processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
+    )
+    samples = image_text_pairs(train_records, augment, config.seed)
+    order = Order(len(samples), config.train.batch_size, config.seed)
+    steps = order.steps(config.train.epochs)
+    steps = min(steps, config.train.max_steps or steps)
+    processes, size = accelerator.num_processes, config.train.micro_batch_size
+    accumulation = order.accumulation(processes, size)
+    say(
+        f"{len(train_records)} images, {len(samples)} captions; {steps} steps of "
+        f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
+    )
+    if accumulation > 1:
+        compared = order.batch_size if config.objectives.cache_itc else processes * size
+        say(
+            f"ITC compares {compared} pairs of a step's {order.batch_size}, ITM draws its "
+            f"negatives from {processes * size}"
+        )
+
+    def batches(first: int, last: int) -> DataLoader:
+        keys = order.micro_batches(
+            first, last, rank=accelerator.process_index, world_size=processes, size=size
+        )
+        return load_batches(
+            samples,
+            keys,
+            layout.collate,
+            workers=config.data.workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    if config.train.preflight:
+        few = layout.collate([samples[key] for key in order.batch(0)[:4]])
+        check_training(model, parts, few, retrieval_loss, accelerator)
+
+    # From here on there is a run.
+    run = Path(config.output)
+    if accelerator.is_main_process:
+        open_run(run, config_yaml, resume=config.train.resume)
+    accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
+    optimizer = make_optimizer(
+        model,
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        vision_layer_decay=config.optimizer.vision_layer_decay,
+    )
+    schedule = make_schedule(
+        optimizer,
+        steps=steps,
+        warmup_steps=config.optimizer.warmup_steps,
+        lr=config.optimizer.lr,
+        min_lr=config.optimizer.min_lr,
+    )
+    bare = model
+    model, optimizer = accelerator.prepare(model, optimizer)
+
+    def evaluate(records: Sequence[Record], split: str, step: int) -> dict[str, float]:
+        rankings = rank(
+            bare,
+            layout,
+            resize,
+            records,
+            [caption for record in records for caption in record.captions],
+            workers=config.data.workers,
+            accelerator=accelerator,
+            progress=True,
+            **asdict(config.search),
+        )
+        scores = score(rankings, records)
+        if accelerator.is_main_process:
+            record_evaluation(run, split, step, scores, answers(rankings, records))
+        accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
+        return scores
+
+    checkpoints = list_checkpoints(run / "checkpoints")
+    # a run that was stopped before its first checkpoint may have it already
+    if not read_evaluation(run, "test", 0).scores:
+        evaluate(test_records, "test", 0)
+    if config.evaluate_only:
+        say(f"\n{score_table({}, read_evaluation(run, 'test', 0).scores)}")
+        say(f"\nnothing was trained; everything lies in {run}")
+        return
+    every = config.train.evaluate_every or order.steps(1)
+    best = train(
+        accelerator=accelerator,
+        run=run,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        batches=batches,
+        accumulation=accumulation,
+        steps=steps,
+        loss=retrieval_loss,
+        count=count_pairs,
+        prepare=cache_itc if config.objectives.cache_itc and accumulation > 1 else None,
+        evaluate=lambda step: evaluate(validation_records, "validation", step),
+        milestones=Milestones(
+            evaluate_every=every,
+            checkpoint_every=config.train.checkpoint_every or every,
+            log_every=config.train.log_every,
+            keep_checkpoints=config.train.keep_checkpoints,
+            best_metric=config.train.best_metric,
+        ),
+        max_grad_norm=config.optimizer.max_grad_norm,
+        resume_from=checkpoints[-1] if checkpoints else None,
+    )
+
+    # The best weights are the run's result.
+    load_weights(checkpoint_of(run / "checkpoints", best), bare)
+    evaluate(test_records, "test", best)
+    if accelerator.is_main_process:
+        description = describe_training(
+            "retrieval",
+            base=config.model.name,
+            revision=config.model.revision,
+            image_size=bare.config.vision_config.image_size,
+            parts=parts,
+            objectives=weights,
+            max_text_tokens=config.data.max_target_tokens,
+        )
+        save_trained(bare, run / "adapter", lora, description)
+    accelerator.end_training()
+    before, after = read_evaluation(run, "test", 0), read_evaluation(run, "test", best)
+    say(f"\n{score_table(before.scores, after.scores)}")
+    say(f"\n{answer_table(before.answers, after.answers)}")
+    say(f"\nbest step {best} of {steps}; everything lies in {run}")
+    say(f"a model for stock transformers: blip2ft export {run} --out FOLDER")
+
+
+if __name__ == "__main__":
+    run_cleanly(
+        lambda: main(*parse_config(RetrievalConfig, sys.argv[1:], "recipes/retrieval.py")),
+        debug="--debug" in sys.argv,
+    )
