@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blip2ft.losses import language_modeling
+from blip2ft.losses import (
+    contrastive,
+    language_modeling,
+    matching,
+    similarities,
+    text_generation,
+)
 
 
 def random_batch(rows: int = 8) -> tuple[Tensor, Tensor]:
@@ -102,3 +108,33 @@ def test_another_ignore_index_is_left_out():
     torch.testing.assert_close(
         language_modeling(logits, labels, shift=True, ignore_index=-1), expected
     )
+
+
+def test_similarity_is_that_of_the_best_query():
+    images = functional.normalize(torch.randn(3, 4, 8), dim=-1)
+    texts = functional.normalize(torch.randn(5, 8), dim=-1)
+    expected = torch.stack([(image @ texts.T).max(0).values for image in images])
+    torch.testing.assert_close(similarities(images, texts), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert similarities(images, texts).dtype == torch.float32
+
+
+def test_contrastive_smooths_its_targets():
+    logits, targets = torch.randn(3, 7), torch.eye(3, 7)
+    expected = functional.cross_entropy(
+        logits, torch.arange(3), label_smoothing=0.1, reduction="sum"
+    )
+    torch.testing.assert_close(contrastive(logits, targets), expected)
+
+
+def test_matching_leaves_out_rows_of_no_weight():
+    logits, matches = torch.randn(3, 2), torch.tensor([1, 0, 0])
+    expected = functional.cross_entropy(logits[:2], matches[:2], reduction="sum")
+    torch.testing.assert_close(matching(logits, matches, torch.tensor([1.0, 1.0, 0.0])), expected)
+
+
+def test_text_generation_is_smoothed_and_summed():
+    logits, labels = torch.randn(4, 9), torch.tensor([1, 0, 8, 8])
+    logs = logits.log_softmax(1)
+    expected = -0.9 * logs[torch.arange(4), labels].sum() - 0.1 * logs.mean(1).sum()
+    torch.testing.assert_close(text_generation(logits, labels), expected)
