@@ -27,8 +27,8 @@ header { display: flex; gap: 1.25rem; align-items: center; margin-bottom: 1.75re
 header img { max-width: 10rem; max-height: 10rem; border-radius: 8px; }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
 p { margin: .3rem 0 0; color: var(--quiet); }
-ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem;
-  margin: 0; padding: 0; list-style: none; }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(170px, 100%), 1fr));
+  gap: 1rem; margin: 0; padding: 0; list-style: none; }
 figure { margin: 0; height: 100%; overflow: hidden; background: var(--card);
   border: 1px solid var(--line); border-radius: 10px; }
 figure a, .lost { display: flex; align-items: center; justify-content: center;

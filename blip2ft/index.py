@@ -1,5 +1,6 @@
 """Search your photos: an index of their features, by words or by another photo."""
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def index_photos(
         known = {photo.path: photo for shard in shards for photo in shard.photos}
         new = [photo for photo in found if is_changed(known.get(photo.path), photo)]
         paths = {photo.path for photo in found}
-        root = Path(folder).absolute()
+        root = os.path.abspath(folder)
         gone = sum(path not in paths and Path(path).is_relative_to(root) for path in known)
         added = moved = 0
         broken: list[str] = []

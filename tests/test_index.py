@@ -170,7 +170,7 @@ def test_an_index_is_extended_by_what_is_new_or_changed(index, photos, tmp_path,
     Image.new("RGB", (40, 40), "red").save(photos / "01-new.png")
     Image.new("RGB", (40, 40), "blue").save(photos / "02.png")
     (photos / "04.png").unlink()
-    done = index_photos(photos, index)
+    done = index_photos(photos / "more" / "..", index)
     assert (done.added, done.moved, done.kept, done.gone) == (2, 0, 11, 1)
 
     second = tmp_path / "second"
