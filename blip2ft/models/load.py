@@ -140,7 +140,7 @@ def load_retriever(
         )
     check_weights(name, info, optional=r"temperature$|itg_head\.")
     model.objectives = objectives
-    text = config.qformer_config
+    text = model.config.qformer_config
     if getattr(text, "bos_token_id", None) is None:
         text.bos_token_id = tokenizer.bos_token_id
     if objectives.get("itg"):
