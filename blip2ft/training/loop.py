@@ -114,7 +114,13 @@ def train(
             save()
         if due:
             state = random_state()
-            scores = evaluate(step)
+            try:
+                scores = evaluate(step)
+            except Exception as error:
+                if signals.received:  # to the whole group: it ended the evaluation's workers too
+                    saved = checkpoint_of(checkpoints, step)
+                    raise Interrupted(saved, signals.number) from error
+                raise
             set_random_state(state)
             set_train_mode(accelerator.unwrap_model(model))
             check_metric(milestones.best_metric, scores)

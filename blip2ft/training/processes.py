@@ -2,12 +2,14 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, LoggerType
 from transformers import PreTrainedConfig
 
 # Variables by which `accelerate launch` asks for models in pieces.
@@ -27,8 +29,10 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
     "auto" takes what `accelerate launch --mixed_precision` asked for, else bf16 on hardware that
     has it, else fp32. Accumulation is the loop's own, whatever Accelerate was told of it.
 
-    Raises ValueError for bf16 on a GPU that lacks it, and for what holds a model in pieces.
+    Raises ValueError for bf16 on a GPU that lacks it, fp16 without a GPU, trackers that aren't
+    installed, and for what holds a model in pieces.
     """
+    check_trackers(log_with)
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise ValueError(_no_pieces(name))
@@ -40,10 +44,18 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
         raise ValueError(
             "model.precision is bf16, which this GPU lacks; use fp32, or fp16 for OPT models"
         )
+    has_device = torch.accelerator.is_available()
+    if precision == "fp16" and not has_device:
+        raise ValueError(
+            "model.precision is fp16, which needs a GPU, and torch finds none here; on a CPU use "
+            "fp32 or bf16, or leave it at auto without --mixed_precision fp16"
+        )
     if int(os.environ.get("RANK", "0")):
         logging.getLogger("blip2ft").setLevel(logging.WARNING)  # the first process says it all
     mixed = "no" if precision == "fp32" else precision
     accelerator = Accelerator(
+        # untold, several processes without a device would each take themselves for the only one
+        cpu=not has_device,
         mixed_precision=mixed,
         log_with=log_with or None,
         project_dir=str(output),
@@ -55,6 +67,23 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(_no_pieces(kind))
     return accelerator
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise ValueError for a tracker that Accelerate doesn't know, or would leave out silently."""
+    known = [str(name.value) for name in LoggerType]
+    installed = [str(name.value) for name in get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"train.log_with has {name!r}: allowed are {', '.join(known)}, or [] for none"
+            )
+        if name != "all" and name not in installed:
+            package = name.replace("_", "-")
+            raise ValueError(
+                f"train.log_with has {name!r}, which isn't installed: pip install {package}, or "
+                "leave it out"
+            )
 
 
 def _no_pieces(name: str) -> str:

@@ -2,13 +2,16 @@
 
 import logging
 import signal
+import time
 from types import FrameType
 
 logger = logging.getLogger(__name__)
+# A launcher passes on what its processes got already, as members of its group: that is one signal.
+ONE_SIGNAL_SECONDS = 2.0
 
 
 class Signals:
-    """Remember Ctrl-C and SIGTERM until the step is done; a second one quits at once.
+    """Remember Ctrl-C and SIGTERM until the step is done; a second one, later, quits at once.
 
     A loader's worker that dies is told where its batch is waited for, not in the middle of a step,
     where torch's handler of SIGCHLD would raise.
@@ -16,6 +19,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received, self.number = 0, signal.SIGINT
+        self.first = 0.0
 
     def __enter__(self) -> "Signals":
         self.old = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -27,7 +31,10 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self.received:
-            raise KeyboardInterrupt
-        self.received, self.number = 1, signal.Signals(number)
+            if now - self.first > ONE_SIGNAL_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self.received, self.number, self.first = 1, signal.Signals(number), now
         logger.warning("stopping after this step; once more to quit without saving")

@@ -188,18 +188,20 @@ def test_of_two_processes_one_scores(opt_folder, photo_folder, tmp_path):
     java.parent.mkdir()
     java.write_text(f"#!/bin/sh\necho $PPID >> {tmp_path}/callers\nexit 1\n")
     java.chmod(0o755)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-q"]
-    launcher += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launcher += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    launcher += ["--main_process_port", "0", RECIPE, *tiny(opt_folder, photo_folder, run)]
+    # not `accelerate launch --cpu`, which starts one process whatever --num_processes says
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node", "2", RECIPE, *tiny(opt_folder, photo_folder, run)]
     found = subprocess.run(
         list(map(str, launcher)),
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"PATH": f"{java.parent}:{os.environ['PATH']}", "JAVA_HOME": ""},
+        env=os.environ
+        | {"PATH": f"{java.parent}:{os.environ['PATH']}", "JAVA_HOME": ""}
+        | {"ACCELERATE_USE_CPU": "true"},
     )
     assert found.returncode == 0, found.stderr[-3000:]
+    assert "2 processes x 1 micro-batches of 2" in found.stdout
     assert len(set((tmp_path / "callers").read_text().split())) == 1
     assert found.stdout.count("meteor is left out: ") == 1
     rows = read_lines(run / "metrics.jsonl")

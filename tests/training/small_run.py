@@ -1,6 +1,6 @@
 """The real loop on a tiny model and a few photos; by itself, one process of several.
 
-accelerate launch --cpu --num_processes 2 tests/training/small_run.py MODEL PHOTOS RUN
+torchrun --standalone --nproc_per_node 2 tests/training/small_run.py MODEL PHOTOS RUN
 """
 
 import sys
@@ -74,6 +74,7 @@ def small_run(
     samples = caption_pairs(read_records(photos / "captions.csv"), augment, "a photo of", 0)
     order = Order(len(samples), batch_size, seed=0)
     world = accelerator.num_processes
+    print(f"process {accelerator.process_index} of {world}")
 
     def batches(first: int, last: int) -> DataLoader:
         keys = order.micro_batches(

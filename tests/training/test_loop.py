@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import blip2ft.tasks.caption
 from blip2ft.data.images import open_image
 from blip2ft.errors import Interrupted
 from blip2ft.tasks.caption import caption_loss
+from blip2ft.training import signals
 from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints
 from blip2ft.training.run import append_line, read_lines
 
@@ -66,13 +68,13 @@ def test_a_batch_accumulated_is_the_batch_at_once(model_folder, photo_folder, tm
 
 
 def test_two_processes_are_one(opt_folder, photo_folder, tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-q"]
-    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    command += ["--main_process_port", "0"]
+    # not `accelerate launch --cpu`, which starts one process whatever --num_processes says
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2"]
     script = [Path(__file__).with_name("small_run.py"), opt_folder, photo_folder, tmp_path / "two"]
     found = subprocess.run([*command, *map(str, script)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
+    assert "process 0 of 2" in found.stdout
     small_run(opt_folder, photo_folder, tmp_path / "one", adamw=False, dropout=False)
     assert_close(tmp_path / "one", tmp_path / "two")
 
@@ -128,15 +130,44 @@ def test_a_signal_ends_the_step_and_saves_it(opt_folder, photo_folder, tmp_path,
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_a_second_ctrl_c_quits_at_once(opt_folder, photo_folder, tmp_path):
+def test_a_second_ctrl_c_quits_at_once(opt_folder, photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "ONE_SIGNAL_SECONDS", 0.0)
+
     def loss(model, batch):
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
         return caption_loss(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
         small_run(opt_folder, photo_folder, tmp_path, loss=loss)
     assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_a_signal_that_a_launcher_passes_on_is_the_first_one(opt_folder, photo_folder, tmp_path):
+    def loss(model, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return caption_loss(model, batch)
+
+    with pytest.raises(Interrupted) as stop:
+        small_run(opt_folder, photo_folder, tmp_path, loss=loss)
+    assert stop.value.signal_number == signal.SIGINT
+    assert list_checkpoints(tmp_path / "checkpoints") == [stop.value.checkpoint]
+
+
+def test_a_signal_that_ends_the_evaluations_workers_stops_the_run_cleanly(
+    opt_folder, photo_folder, tmp_path
+):
+    def evaluate(step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    with pytest.raises(Interrupted) as stop:
+        small_run(opt_folder, photo_folder, tmp_path, evaluate=evaluate)
+    assert stop.value.checkpoint == checkpoint_of(tmp_path / "checkpoints", 2)
+    assert stop.value.checkpoint.is_dir()
+    small_run(opt_folder, photo_folder, tmp_path, resume_from=stop.value.checkpoint)
 
 
 def test_a_loss_that_isnt_finite_stops_before_the_weights_change(

@@ -1,13 +1,16 @@
 """What a run gets of Accelerate: its precision, and no more than plain data parallelism."""
 
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, LoggerType
 from transformers import OPTConfig, PreTrainedConfig, T5Config
 
+from blip2ft.training import processes
 from blip2ft.training.processes import frozen_dtype, start_processes
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what a CPU does")
@@ -100,3 +103,37 @@ def test_accumulation_is_the_loops_own(tmp_path, monkeypatch):
 
 def test_processes_wait_for_hours(tmp_path):
     assert start_processes("fp32", [], tmp_path).init_handler.timeout >= timedelta(hours=1)
+
+
+@on_cpu
+def test_fp16_on_a_cpu_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"model\.precision is fp16, which needs a GPU"):
+        start_processes("fp16", [], tmp_path)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match=r"model\.precision is fp16, which needs a GPU"):
+        start_processes("auto", [], tmp_path)
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    with pytest.raises(ValueError, match=r"log_with has 'wnadb': allowed are all, .*wandb"):
+        start_processes("fp32", ["wnadb"], tmp_path)
+    with pytest.raises(ValueError, match=r"isn't installed: pip install comet-ml"):
+        start_processes("fp32", ["tensorboard", "comet_ml"], tmp_path)
+    processes.check_trackers(["tensorboard"])
+    processes.check_trackers(["all"])
+
+
+@on_cpu
+def test_processes_without_a_device_know_of_each_other(tmp_path):
+    program = (
+        "from blip2ft.training.processes import start_processes\n"
+        f"accelerator = start_processes('auto', [], {str(tmp_path)!r})\n"
+        "print(f'{accelerator.num_processes} processes')"
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", tmp_path / "program.py"]
+    found = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.split("\n")[:2] == ["2 processes"] * 2
