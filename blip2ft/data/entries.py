@@ -4,6 +4,7 @@ The readers of single formats (tables.py, coco.py, arrow.py) give entries; recor
 into records.
 """
 
+import codecs
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -215,9 +216,10 @@ def decode_text(path: Path) -> str:
     Raises:
         ValueError: It isn't UTF-8, with the line where that shows.
     """
-    data = path.read_bytes()
+    # without its mark, so that the place of an error is one in `data`
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(

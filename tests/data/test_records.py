@@ -605,6 +605,9 @@ def test_broken_csvs_name_the_line():
     write("x.csv", b"image,caption\na.png,one\nb.png,caf\xe9\n")
     with pytest.raises(ValueError, match=r"x\.csv:3: not UTF-8 text \(byte 0xe9\)\. Save the file"):
         read_records("x.csv")
+    write("x.csv", b"\xef\xbb\xbfimage,caption\na.png,one\nb.png,a\nc.png,caf\xe9\n")
+    with pytest.raises(ValueError, match=r"x\.csv:4: not UTF-8 text \(byte 0xe9\)"):
+        read_records("x.csv")
     write("x.csv", "image,caption\na.png,one\n".encode("utf-16"))
     with pytest.raises(ValueError, match=r"x\.csv:1: not UTF-8 text \(byte 0xff\)"):
         read_records("x.csv")
