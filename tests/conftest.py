@@ -208,7 +208,6 @@ def retriever_folder(tmp_path_factory) -> Path:
     text = config.qformer_config
     text.vocab_size, text.use_qformer_text_input = len(BERT_WORDS), True
     text.bos_token_id = tokenizer.bos_token_id
-    text.num_hidden_layers = 4
     config.image_text_hidden_size = 16
     torch.manual_seed(0)
     model = Retriever(config)

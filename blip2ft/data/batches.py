@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from transformers import (
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+)
 
 from blip2ft.models.load import end_token_id
 
@@ -21,11 +26,13 @@ class Sample:
     pixel_values: (3, H, W) float, normalised.
     prompt: what the language model is given; "" for none.
     target: what it shall answer; None when it is to be asked.
+    weight: what its tokens count in the loss.
     """
 
     pixel_values: Tensor
     prompt: str
     target: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class TextLayout:
         decoder_input_ids  <pad>  a    dog
         labels             a     dog  </s>
 
+    A Q-Former that reads text (InstructBLIP) is given the prompt too, in its own vocabulary, as
+    qformer_input_ids (B, L) and qformer_attention_mask.
+
     "-" is -100. The end token is the language model's own. Stock's collators and labels do none
     of this: see transformers #34223 and #23024.
     """
@@ -57,6 +67,8 @@ class TextLayout:
     decoder_start_token_id: int | None = None  # None: a decoder-only model
     max_target_tokens: int = 64
     max_positions: int | None = None  # None: any length
+    qformer_tokenizer: Any = None  # None: the Q-Former reads no text
+    qformer_positions: int = 0
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -93,7 +105,8 @@ class TextLayout:
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A training batch: pixel_values (B, 3, H, W), input_ids, attention_mask, labels (B, T),
-        int64; with decoder_input_ids and decoder_attention_mask (B, L) for encoder-decoders.
+        int64; with decoder_input_ids and decoder_attention_mask (B, L) for encoder-decoders, and
+        weights (B,) float where a sample's isn't 1.
 
         Padded on the right, to the longest of the batch. Raises ValueError for a missing target,
         for text that holds an image token, and for text that the positions can't hold.
@@ -112,6 +125,8 @@ class TextLayout:
                 labels.append([IGNORE] * len(head) + target)
         batch = self._inputs(samples, inputs, padding_side="right")
         batch["labels"] = _pad(labels, IGNORE, "right")
+        if any(sample.weight != 1 for sample in samples):
+            batch["weights"] = torch.tensor([sample.weight for sample in samples])
         if self.decoder_start_token_id is not None:
             shifted = [[self.decoder_start_token_id, *ids[:-1]] for ids in labels]
             batch["decoder_input_ids"] = _pad(shifted, self.pad_token_id, "right")
@@ -153,17 +168,30 @@ class TextLayout:
                 )
         # the mask comes from the lengths: some tokenizers pad with the end token
         ones = [[1] * len(row) for row in ids]
-        return {
+        batch = {
             "pixel_values": torch.stack([sample.pixel_values for sample in samples]),
             "input_ids": _pad(ids, self.pad_token_id, padding_side),
             "attention_mask": _pad(ones, 0, padding_side),
         }
+        if self.qformer_tokenizer is not None:
+            read = self.qformer_tokenizer([sample.prompt for sample in samples])["input_ids"]
+            for sample, row in zip(samples, read, strict=True):
+                if len(row) > self.qformer_positions:
+                    raise ValueError(
+                        f"{len(row)} tokens don't fit the Q-Former's {self.qformer_positions} text "
+                        f"positions; shorten {sample.prompt!r}"
+                    )
+            batch["qformer_input_ids"] = _pad(read, self.qformer_tokenizer.pad_token_id, "right")
+            batch["qformer_attention_mask"] = _pad([[1] * len(row) for row in read], 0, "right")
+        return batch
 
 
 def text_layout(
-    model: Blip2ForConditionalGeneration, processor: Blip2Processor, max_target_tokens: int = 64
+    model: Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration,
+    processor: Blip2Processor | InstructBlipProcessor,
+    max_target_tokens: int = 64,
 ) -> TextLayout:
-    """The layout for a model and its processor, as `load_captioner` returns them.
+    """The layout for a model and its processor, as `load_captioner` or `load_vqa` returns them.
 
     Raises ValueError where the language model's positions can't hold image tokens and target.
     """
@@ -175,6 +203,7 @@ def text_layout(
             f"max_target_tokens {max_target_tokens} and {model.config.num_query_tokens} image "
             f"tokens don't fit the language model's {positions} positions; lower max_target_tokens"
         )
+    question_tokenizer = getattr(processor, "qformer_tokenizer", None)
     start = None
     if not model.config.use_decoder_only_language_model:
         start = text.decoder_start_token_id
@@ -188,6 +217,8 @@ def text_layout(
         decoder_start_token_id=start,
         max_target_tokens=max_target_tokens,
         max_positions=positions,
+        qformer_tokenizer=question_tokenizer,
+        qformer_positions=getattr(model.config.qformer_config, "max_position_embeddings", 0),
     )
 
 

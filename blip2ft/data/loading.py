@@ -1,11 +1,15 @@
-"""A loader that leaves training alone: its random state and its signals."""
+"""Pixels of records, and a loader that leaves training alone: its random state and its signals."""
 
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from blip2ft.data.images import EvalTransform, TrainTransform, open_image
 
 
 def load_batches(
@@ -27,6 +31,26 @@ def load_batches(
         worker_init_fn=_leave_interrupts_to_training,
         pin_memory=pin_memory,
     )
+
+
+def load_pixels(
+    record: Any,
+    transform: TrainTransform | EvalTransform,
+    rng: np.random.Generator | None = None,
+) -> Tensor:
+    """The image of a `Record` or `Question` as (3, H, W) float32.
+
+    A `TrainTransform` draws from `rng`.
+    """
+    image = open_image(record.image, origin=record.origin, size_hint=transform.size_hint)
+    if not isinstance(transform, TrainTransform):
+        return transform(image)
+    if rng is None:
+        raise ValueError(
+            "a TrainTransform got no rng, so what it draws could never be drawn again; pass one "
+            "with a seed, such as np.random.default_rng([seed, epoch, sample])"
+        )
+    return transform(image, rng)
 
 
 def _leave_interrupts_to_training(_worker: int) -> None:

@@ -1,7 +1,7 @@
 """What the name of a checkpoint stands for: its config, whether its weights fit, what is wrong."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -44,8 +44,10 @@ def quantization_config(quantize: Mapping[str, str], dtype: torch.dtype) -> Any:
     )
 
 
-def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The config of a BLIP-2; ValueError for anything else."""
+def read_config(
+    name: str, revision: str | None = None, types: Collection[str] = ("blip-2",)
+) -> PreTrainedConfig:
+    """The config of a BLIP-2, or of another of `types`; ValueError for anything else."""
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         hint = ""
@@ -56,9 +58,10 @@ def read_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         raise ValueError(f"{name} has no config.json, so it isn't a transformers model{hint}")
     with explained(name):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    if config.model_type != "blip-2":
+    if config.model_type not in types:
+        allowed = " or ".join(map(repr, types))
         raise ValueError(
-            f"{name} is a checkpoint of type {config.model_type!r}, not 'blip-2'; "
+            f"{name} is a checkpoint of type {config.model_type!r}, not {allowed}; "
             "start from one such as Salesforce/blip2-opt-2.7b"
         )
     return config

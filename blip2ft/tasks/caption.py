@@ -15,8 +15,8 @@ from tqdm import tqdm
 from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
-from blip2ft.data.images import EvalTransform, TrainTransform, open_image
-from blip2ft.data.loading import load_batches
+from blip2ft.data.images import EvalTransform, TrainTransform
+from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.records import Record
 from blip2ft.losses import language_modeling
@@ -54,33 +54,22 @@ def caption_pairs(
     return CaptionPairs(records, pairs, transform, prompt, seed)
 
 
-def load_pixels(
-    record: Record,
-    transform: TrainTransform | EvalTransform,
-    rng: np.random.Generator | None = None,
-) -> Tensor:
-    """The record's image as (3, H, W) float32; a `TrainTransform` draws from `rng`."""
-    image = open_image(record.image, origin=record.origin, size_hint=transform.size_hint)
-    if not isinstance(transform, TrainTransform):
-        return transform(image)
-    if rng is None:
-        raise ValueError(
-            "a TrainTransform got no rng, so what it draws could never be drawn again; pass one "
-            "with a seed, such as np.random.default_rng([seed, epoch, sample])"
-        )
-    return transform(image, rng)
-
-
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Cross entropy summed over the labelled tokens of a batch from `TextLayout.collate`."""
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "weights")}
     logits = model(**inputs, use_cache=False).logits
-    return language_modeling(logits, batch["labels"], shift="decoder_input_ids" not in batch)
+    return language_modeling(
+        logits,
+        batch["labels"],
+        shift="decoder_input_ids" not in batch,
+        weights=batch.get("weights"),
+    )
 
 
-def count_labels(batch: Mapping[str, Tensor]) -> int:
-    """How many tokens `caption_loss` sums over."""
-    return int((batch["labels"] != IGNORE).sum())
+def count_labels(batch: Mapping[str, Tensor]) -> float:
+    """How many tokens `caption_loss` sums over, each by its sample's weight."""
+    tokens = (batch["labels"] != IGNORE).sum(1)
+    return float((tokens * batch["weights"]).sum() if "weights" in batch else tokens.sum())
 
 
 @torch.inference_mode()

@@ -20,14 +20,13 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from blip2ft.data.images import EvalTransform
-from blip2ft.data.loading import load_batches
+from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.data.pairs import PairLayout
 from blip2ft.data.records import Record
 from blip2ft.gather import is_distributed
 from blip2ft.losses import similarities
 from blip2ft.models.qformer import ImageKeys, project_images
 from blip2ft.models.retriever import Retriever
-from blip2ft.tasks.caption import load_pixels
 
 CHUNK_BYTES = 2**28  # of similarities held at once
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from blip2ft.data.images import TrainTransform
+from blip2ft.data.loading import load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.pairs import Pair
 from blip2ft.data.records import Record
 from blip2ft.gather import share_batch
 from blip2ft.metrics.recall_at_k import recall_at_k
 from blip2ft.models.retriever import ItcGradients, Retriever, contrastive_loss, same_image
-from blip2ft.tasks.caption import load_pixels
 from blip2ft.tasks.ranking import Rankings
 
 RECALL_AT = (1, 5, 10)  # paper, table 5

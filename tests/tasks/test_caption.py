@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from blip2ft.data.batches import IGNORE, Sample, text_layout
 from blip2ft.data.images import transforms_for
+from blip2ft.data.loading import load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.records import read_records
 from blip2ft.models.load import load_captioner
@@ -17,7 +18,6 @@ from blip2ft.tasks.caption import (
     caption_pairs,
     count_labels,
     generate,
-    load_pixels,
     predict,
     score,
 )

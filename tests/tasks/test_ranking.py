@@ -7,11 +7,11 @@ import torch
 from plain import image_features, match, text_features
 
 from blip2ft.data.images import transforms_for
+from blip2ft.data.loading import load_pixels
 from blip2ft.data.pairs import pair_layout
 from blip2ft.data.records import read_records
 from blip2ft.models.load import load_retriever
 from blip2ft.tasks import ranking
-from blip2ft.tasks.caption import load_pixels
 from blip2ft.tasks.ranking import rank
 
 

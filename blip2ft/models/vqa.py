@@ -1,0 +1,194 @@
+"""A BLIP-2 whose Q-Former reads the question, as a stock InstructBLIP.
+
+The two are one network: InstructBLIP's Q-Former has a text branch (embeddings, feed-forward) beside
+BLIP-2's queries, and the norm before its first layer goes by another name. With the question's
+attention mask all zeros no query sees it, and both give the same answers.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+)
+
+from blip2ft.models.load import complete_tokens, load_captioner
+from blip2ft.models.resolution import resize_image_input
+from blip2ft.models.retriever import Retriever
+from blip2ft.models.source import (
+    check_weights,
+    explained,
+    is_retriever,
+    quantization_config,
+    read_config,
+)
+
+# What of the Q-Former reads text, by its InstructBLIP name.
+TEXT_BRANCH = (
+    r"qformer\.embeddings\.(word|position)_embeddings\.|"
+    r"qformer\.encoder\.layer\.\d+\.(intermediate|output)\."
+)
+
+
+def load_vqa(
+    name: str | Path,
+    *,
+    stage1: str | Path | None = None,
+    question_in_qformer: bool = True,
+    revision: str | None = None,
+    image_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantize: Mapping[str, str] | None = None,
+) -> tuple[
+    Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration,
+    Blip2Processor | InstructBlipProcessor,
+]:
+    """Load a model that answers questions about images.
+
+    name: hub id or folder of a BLIP-2 that generates text, or of an InstructBLIP, taken as it is.
+    stage1: hub id or folder of what a BLIP-2's Q-Former takes its text branch and tokenizer from: a
+      retrieval checkpoint such as Salesforce/blip2-itm-vit-g, or a BERT of the same width.
+    question_in_qformer: False gives the question to the language model alone, in BLIP-2's own
+      class; a checkpoint of an InstructBLIP can't be taken so.
+    Further arguments: see `load_captioner`.
+
+    Raises ValueError for a missing, damaged or foreign checkpoint, and for a stage1 that is missing
+    or doesn't fit.
+    """
+    name = str(name)
+    config = read_config(name, revision, ("blip-2", "instructblip"))
+    is_instruct = config.model_type == "instructblip"
+    if not question_in_qformer:
+        if is_instruct:
+            raise ValueError(
+                f"{name} is an InstructBLIP, whose Q-Former reads the question; set "
+                "question_in_qformer to true, or start from a BLIP-2"
+            )
+        return load_captioner(
+            name, revision=revision, image_size=image_size, dtype=dtype, quantize=quantize
+        )
+    if is_retriever(config):
+        raise ValueError(
+            f"{name} is a retrieval checkpoint without a language model, so it can't answer; start "
+            "from one such as Salesforce/blip2-opt-2.7b, and pass this one as stage1"
+        )
+    if not is_instruct and stage1 is None:
+        raise ValueError(
+            f"{name} has no text branch in its Q-Former; pass stage1, a checkpoint to take it "
+            "from, such as Salesforce/blip2-itm-vit-g or bert-base-uncased, or set "
+            "question_in_qformer to false"
+        )
+    if is_instruct and stage1 is not None:
+        raise ValueError(
+            f"{name} is an InstructBLIP with a text branch of its own; leave stage1 out"
+        )
+    branch: dict[str, Tensor] = {}
+    if not is_instruct:
+        branch, vocabulary = _read_text_branch(str(stage1), config)
+        config = instruct_config(config, vocabulary, len(branch[_POSITIONS]))
+    with explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        image_processor = AutoImageProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=False, backend="pil"
+        )
+        question_source = {"subfolder": "qformer_tokenizer"} if is_instruct else {}
+        question_tokenizer = AutoTokenizer.from_pretrained(
+            name if is_instruct else str(stage1),
+            revision=revision if is_instruct else None,
+            trust_remote_code=False,
+            **question_source,
+        )
+        model, info = InstructBlipForConditionalGeneration.from_pretrained(
+            name,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization_config(quantize or {}, dtype),
+            key_mapping={r"^qformer\.layernorm\.": "qformer.embeddings.layernorm."},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    check_weights(name, info, optional="$^" if is_instruct else TEXT_BRANCH)
+    with torch.no_grad():
+        for parameter, tensor in branch.items():
+            model.get_parameter(parameter).copy_(tensor)
+    processor = InstructBlipProcessor(
+        image_processor, tokenizer, question_tokenizer, config.num_query_tokens
+    )
+    complete_tokens(model, processor)
+    if image_size is not None:
+        resize_image_input(model, image_size)
+    size = model.config.vision_config.image_size
+    processor.image_processor.size = {"height": size, "width": size}
+    return model.eval(), processor
+
+
+def instruct_config(config: Blip2Config, vocabulary: int, positions: int) -> InstructBlipConfig:
+    """The config of the InstructBLIP that is `config` with a text branch."""
+    vision, qformer = config.vision_config.to_dict(), config.qformer_config.to_dict()
+    for part in (vision, qformer):
+        part.pop("model_type")
+    qformer.pop("use_qformer_text_input")
+    qformer |= {"vocab_size": vocabulary, "max_position_embeddings": positions}
+    return InstructBlipConfig(
+        vision_config=vision,
+        qformer_config=qformer,
+        text_config=config.text_config,
+        num_query_tokens=config.num_query_tokens,
+        image_token_index=config.image_token_index,
+    )
+
+
+_WORDS = "qformer.embeddings.word_embeddings.weight"
+_POSITIONS = "qformer.embeddings.position_embeddings.weight"
+
+
+def _read_text_branch(name: str, config: Blip2Config) -> tuple[dict[str, Tensor], int]:
+    """Embeddings and text feed-forward of a retrieval checkpoint or a BERT, and the vocabulary.
+
+    A BERT's feed-forward of layer i becomes that of the Q-Former's layer i, as stage 1 starts
+    (paper, section 3.1). Raises ValueError where shapes or numbers of layers differ.
+    """
+    with explained(name):
+        source_config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if source_config.model_type == "bert":
+            source: nn.Module = AutoModel.from_pretrained(name, trust_remote_code=False)
+            prefix = "encoder."
+        elif is_retriever(source_config):
+            source = Retriever.from_pretrained(name)
+            prefix = "qformer.encoder."
+        else:
+            raise ValueError(
+                f"it is a {source_config.model_type!r}, neither a retrieval checkpoint nor a BERT"
+            )
+    text = config.qformer_config
+    theirs = getattr(source_config, "qformer_config", source_config)
+    for what in ("num_hidden_layers", "hidden_size", "intermediate_size"):
+        here, there = getattr(text, what), getattr(theirs, what)
+        if here != there:
+            raise ValueError(
+                f"stage1 {name} doesn't fit: its {what} is {there}, the Q-Former's is {here}; use "
+                "one of the same size"
+            )
+    tensors = dict(source.named_parameters())
+    branch = {
+        _WORDS: tensors["embeddings.word_embeddings.weight"],
+        _POSITIONS: tensors["embeddings.position_embeddings.weight"],
+    }
+    for name, tensor in tensors.items():
+        path = name.removeprefix(prefix)
+        if name.startswith(prefix) and re.match(TEXT_BRANCH, f"qformer.encoder.{path}"):
+            branch[f"qformer.encoder.{path}"] = tensor
+    return {key: tensor.detach() for key, tensor in branch.items()}, len(branch[_WORDS])
