@@ -32,6 +32,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the command `blip2ft`."""
     parser = _Parser(prog="blip2ft", description="Fine-tune BLIP-2 on your own images.")
+    parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for add in (
         _add_caption,
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     if rest:
         # the command's own parser knows the options that could have been meant
-        commands.choices[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     from blip2ft.parse import run_cleanly
 
     run_cleanly(lambda: arguments.run(arguments), debug=arguments.debug)
@@ -58,8 +59,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _command(commands: Any, name: str, help_line: str, run: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_line, description=help_line)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,  # not to hide that of the command around this one
+        help="show the traceback of an error",
+    )
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -268,23 +274,43 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _add_score(commands: Any) -> None:
-    parser = _command(commands, "score", "Score predictions as the official tools do.", _score)
-    parser.add_argument("task", choices=["caption"])
-    parser.add_argument(
+    parser = _command(commands, "score", "Score predictions as the official tools do.", None)
+    tasks = parser.add_subparsers(metavar="TASK", required=True, parser_class=_Parser)
+    caption = _command(tasks, "caption", "BLEU, ROUGE-L, CIDEr, METEOR, SPICE.", _score_captions)
+    caption.add_argument(
         "--predictions",
         type=Path,
         required=True,
         help='JSON lines {"image_id", "caption"}, or a COCO results file',
     )
-    parser.add_argument(
+    caption.add_argument(
         "--references",
         type=Path,
         required=True,
         help='JSON lines {"image_id", "captions"}, or COCO annotations',
     )
+    vqa = _command(tasks, "vqa", "Accuracy on VQAv2, OK-VQA and files like them.", _score_vqa)
+    vqa.add_argument(
+        "--questions", type=Path, required=True, help='{"questions": [{"question_id", "question"}]}'
+    )
+    vqa.add_argument(
+        "--annotations",
+        type=Path,
+        required=True,
+        help='{"annotations": [{"question_id", "answers", "answer_type", "question_type"}]}',
+    )
+    vqa.add_argument(
+        "--predictions", type=Path, required=True, help='a JSON list of {"question_id", "answer"}'
+    )
+    vqa.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="score only the questions that have a prediction; without it all annotated ones must "
+        "have one, as for the official tool",
+    )
 
 
-def _score(arguments: argparse.Namespace) -> int:
+def _score_captions(arguments: argparse.Namespace) -> int:
     from blip2ft.metrics import read_predictions, read_references, score_captions
 
     scores = score_captions(
@@ -295,6 +321,29 @@ def _score(arguments: argparse.Namespace) -> int:
     # the official tools know no exact match
     printed = {name: value for name, value in scores.scores.items() if name != "exact_match"}
     print(json.dumps(printed))
+    return 0
+
+
+def _score_vqa(arguments: argparse.Namespace) -> int:
+    from blip2ft.metrics.vqa_files import read_vqa
+
+    predictions, annotations, missing = read_vqa(
+        arguments.questions,
+        arguments.annotations,
+        arguments.predictions,
+        allow_missing=arguments.allow_missing,
+    )
+    from blip2ft.metrics.vqa_accuracy import vqa_accuracy
+
+    scores = vqa_accuracy(
+        list(predictions.values()),
+        [annotation.answers for annotation in annotations.values()],
+        [annotation.answer_type for annotation in annotations.values()],
+        [annotation.question_type for annotation in annotations.values()],
+    )
+    if missing:
+        print(f"{missing} annotated questions have no prediction; not scored", file=sys.stderr)
+    print(json.dumps(scores, ensure_ascii=False))
     return 0
 
 

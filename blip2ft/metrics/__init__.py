@@ -1,4 +1,4 @@
-"""Metrics: the official COCO caption scores, in Python where possible, and recall at K.
+"""Metrics: the official COCO caption scores, in Python where possible, recall at K, VQA.
 
 Each of `MODULES` is a file that holds a function and the `evaluate` module around it:
 `evaluate.load(module_path("cider"))` works offline.
@@ -21,7 +21,7 @@ __all__ = [
     "tokenize",
 ]
 
-MODULES = ("bleu", "rouge", "cider", "meteor", "spice", "recall_at_k")
+MODULES = ("bleu", "rouge", "cider", "meteor", "spice", "recall_at_k", "vqa_accuracy")
 
 
 def module_path(name: str) -> str:
