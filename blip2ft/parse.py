@@ -148,11 +148,22 @@ def _readable(message: str, keys: Sequence[str]) -> str:
     unknown = _unknown_key(message)
     if unknown is None or unknown in keys:
         return _wrong_value(message, keys) or message
-    near = get_close_matches(unknown, keys, 1, cutoff=0.5) or get_close_matches(
-        unknown.rpartition(".")[2], [k.rpartition(".")[2] for k in keys], 1
-    )
-    hint = f"did you mean {near[0]!r}?" if near else "--help lists them all"
+    near = [repr(key) for key in _nearest_keys(unknown, keys)]
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists them all"
     return f"unknown setting {unknown!r}: {hint}"
+
+
+def _nearest_keys(unknown: str, keys: Sequence[str]) -> list[str]:
+    """The settings that end in the same name, whatever their groups; else the one most alike."""
+    last = unknown.rpartition(".")[2]
+    same = [key for key in keys if key.rpartition(".")[2] == last]
+    if same:
+        in_group = "." in unknown and get_close_matches(unknown, same, 1, cutoff=0.5)
+        return in_group or same[:3]
+    ends = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    return get_close_matches(unknown, keys, 1, cutoff=0.5) or [
+        ends[end] for end in get_close_matches(last, ends, 1)
+    ]
 
 
 def _unknown_key(message: str) -> str | None:

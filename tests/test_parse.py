@@ -122,7 +122,10 @@ def test_the_resolved_yaml_gives_the_same_config(yaml):
         ("data.train.sorce", "data.train.source"),
         ("modle.name", "model.name"),
         ("promt", "prompt"),
-        ("epochs", "train.epochs|epochs"),
+        ("epochs", "train.epochs"),
+        ("epcohs", "train.epochs"),
+        ("lr", "optimizer.lr"),
+        ("train.lr", "optimizer.lr"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(yaml, written, meant):
@@ -144,6 +147,12 @@ def test_an_unknown_key_of_an_optional_group_names_the_nearest(yaml):
         parse("--data.test.source", "a", "--data.test.formt", "csv")
     with pytest.raises(ValueError, match=expected):
         parse("--config", yaml("data:\n  test:\n    source: a\n    formt: csv\n"))
+
+
+def test_an_unknown_key_that_several_groups_have_names_them():
+    expected = "'batch_size': did you mean 'train.batch_size' or 'generation.batch_size'?"
+    with pytest.raises(ValueError, match=expected):
+        parse("--batch_size", "3")
 
 
 def test_an_unknown_key_like_no_other_points_to_help():
