@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from blip2ft import __version__
 from blip2ft.data.tables import IMAGE_SUFFIXES
+from blip2ft.hub import check_model_name, quiet_retries
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the command `blip2ft`."""
     parser = _Parser(prog="blip2ft", description="Fine-tune BLIP-2 on your own images.")
+    parser.add_argument("--version", action="version", version=f"blip2ft {__version__}")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for add in (
@@ -86,6 +89,8 @@ def _add_caption(commands: Any) -> None:
 
 def _caption(arguments: argparse.Namespace) -> int:
     paths = list(_image_paths(arguments.images))
+    if arguments.model:
+        check_model_name(arguments.model)
     if arguments.out and arguments.out.exists():
         raise ValueError(f"{arguments.out} exists and is not overwritten; choose another --out")
     if not arguments.model and not arguments.adapter:
@@ -108,14 +113,16 @@ def _caption(arguments: argparse.Namespace) -> int:
     }
     broken = 0
     out = arguments.out.open("w", encoding="utf-8") if arguments.out else sys.stdout
-    bar = tqdm(total=len(paths), desc="caption", file=sys.stderr, disable=len(paths) < 2)
+    # no bar among the answers on a terminal
+    hidden = len(paths) < 2 or (out is sys.stdout and out.isatty())
+    bar = tqdm(total=len(paths), desc="caption", file=sys.stderr, disable=hidden)
     with bar:
         for start in range(0, len(paths), arguments.batch_size):
             chunk = paths[start : start + arguments.batch_size]
             images = []
-            for path in chunk:
+            for path, image_id in chunk:
                 try:
-                    images.append((path, open_image(path)))
+                    images.append((path, image_id, open_image(path)))
                 except ValueError as error:
                     broken += 1
                     bar.write(f"error: {error}", file=sys.stderr)
@@ -123,13 +130,13 @@ def _caption(arguments: argparse.Namespace) -> int:
                 texts = caption(
                     model,
                     processor,
-                    [image for _, image in images],
+                    [image for _, _, image in images],
                     prompt=prompt,
                     batch_size=arguments.batch_size,
                     **options,
                 )
-                for (path, _), text in zip(images, texts, strict=True):
-                    row = {"image": str(path), "caption": text}
+                for (path, image_id, _), text in zip(images, texts, strict=True):
+                    row = {"image": str(path), "image_id": image_id, "caption": text}
                     print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
             bar.update(len(chunk))
     if arguments.out:
@@ -163,17 +170,21 @@ def _load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str
     return model.to(device), processor, description
 
 
-def _image_paths(given: Sequence[Path]) -> Iterator[Path]:
-    """The images in `given` files and folders; all are looked for before a model is loaded."""
+def _image_paths(given: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The images in `given` files and folders, each with its id; all before a model is loaded.
+
+    The id is what a table in the folder calls the image: its path from there; of a file, the path
+    as it is given.
+    """
     for path in given:
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
             if not found:
                 allowed = ", ".join(sorted(IMAGE_SUFFIXES))
                 raise ValueError(f"the folder {path} holds no image ({allowed})")
-            yield from found
+            yield from ((image, image.relative_to(path).as_posix()) for image in found)
         elif path.exists():
-            yield path
+            yield path, path.as_posix()
         else:
             raise ValueError(f"there is no image at {path}")
 
@@ -287,8 +298,10 @@ def _add_score(commands: Any) -> None:
         "--references",
         type=Path,
         required=True,
-        help='JSON lines {"image_id", "captions"}, or COCO annotations',
+        help='JSON lines {"image_id", "captions"}, COCO annotations, or what a recipe trains on: '
+        "CSV, JSONL, Parquet, Karpathy's JSON, an image folder, a dataset",
     )
+    caption.add_argument("--split", help="of references that hold several")
     vqa = _command(tasks, "vqa", "Accuracy on VQAv2, OK-VQA and files like them.", _score_vqa)
     vqa.add_argument(
         "--questions", type=Path, required=True, help='{"questions": [{"question_id", "question"}]}'
@@ -314,7 +327,8 @@ def _score_captions(arguments: argparse.Namespace) -> int:
     from blip2ft.metrics import read_predictions, read_references, score_captions
 
     scores = score_captions(
-        read_predictions(arguments.predictions), read_references(arguments.references)
+        read_predictions(arguments.predictions),
+        read_references(arguments.references, split=arguments.split),
     )
     for metric, reason in scores.unavailable.items():
         print(f"{metric} is left out: {reason}", file=sys.stderr)
@@ -359,6 +373,8 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    if arguments.base:
+        check_model_name(arguments.base)
     quiet_libraries()
     from blip2ft.export import export_run
 
@@ -384,6 +400,7 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    check_model_name(arguments.model)
     quiet_libraries()
     from blip2ft.inspection import describe
 
@@ -404,9 +421,13 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        # read by tqdm when it is imported: a file gets a line now and then, not one a step
+        os.environ.setdefault("TQDM_MININTERVAL", "60")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("blip2ft").setLevel(logging.INFO)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_retries()
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

@@ -433,6 +433,60 @@ def test_a_file_that_is_not_there_is_named(blip2ft_main, tmp_path, caption_files
     assert str(tmp_path / "gone.jsonl") in err
 
 
+def test_captions_are_scored_against_the_folders_own_table(
+    blip2ft_main, asked, monkeypatch, opt_folder, photo_folder, tmp_path
+):
+    for module, name in ((meteor, "meteor"), (spice, "spice")):
+        monkeypatch.setattr(
+            module, f"{name}_scores", lambda *_, name=name: ({name: 0.5}, {name: [0.5] * 8})
+        )
+    out_file = tmp_path / "captions.jsonl"
+    blip2ft_main("caption", photo_folder, "--model", opt_folder, "--out", out_file)
+    assert [row["image_id"] for row in rows(out_file.read_text())] == [
+        f"photo{i}.jpg" for i in range(8)
+    ]
+    line = ("score", "caption", "--predictions", out_file, "--references")
+    status, out, err = blip2ft_main(*line, photo_folder / "captions.csv")
+    assert status == 0, err
+    assert "cider" in json.loads(out)
+    other = tmp_path / "other.csv"
+    other.write_text("image,caption\nelsewhere/photo0.jpg,a cat\n")
+    status, _, err = blip2ft_main(*line, other)
+    assert status == 2
+    assert "'photo0.jpg'" in err
+    assert "'elsewhere/photo0.jpg'" in err
+
+
+def test_of_a_file_the_id_is_the_path_as_given(blip2ft_main, asked, opt_folder, photo_folder):
+    photo = photo_folder / "photo0.jpg"
+    _, out, _ = blip2ft_main("caption", photo, "--model", opt_folder)
+    assert rows(out) == [{"image": str(photo), "image_id": photo.as_posix(), "caption": "48 x 40"}]
+
+
+def test_on_a_terminal_no_bar_is_among_the_answers(
+    blip2ft_main, asked, opt_folder, photo_folder, monkeypatch
+):
+    line = ("caption", photo_folder, "--model", opt_folder)
+    assert "caption: 100%" in blip2ft_main(*line)[2]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert "caption:" not in blip2ft_main(*line)[2]
+
+
+def test_the_version_is_told(blip2ft_main):
+    assert blip2ft_main("--version")[:2] == (0, f"blip2ft {blip2ft.__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["inspect {gone}", "caption {photo} --model {gone}"])
+def test_a_missing_folder_is_told_without_asking_the_hub(
+    blip2ft_main, photo_folder, tmp_path, command
+):
+    words = command.format(gone=tmp_path / "gone", photo=photo_folder / "photo0.jpg")
+    status, _, err = blip2ft_main(*words.split())
+    assert status == 2
+    assert err.startswith(f"error: there is no folder {tmp_path / 'gone'}.")
+    assert err.count("\n") == 1
+
+
 def test_inspect_shows_a_model(blip2ft_main, opt_folder):
     status, out, err = blip2ft_main("inspect", opt_folder)
     assert status == 0, err

@@ -1,13 +1,16 @@
-"""Reads predicted and reference captions: JSON lines, or COCO's results and annotations JSON.
+"""Reads predicted and reference captions: JSON lines, COCO's JSON, or tables of images.
 
 - Predictions: lines `{"image_id", "caption"}`, or COCO results, a JSON list of such objects.
 - References: lines `{"image_id", "captions"}` or `{"image_id", "caption"}`, or COCO annotations,
-  a JSON object `{"annotations": [{"image_id", "caption"}, ...]}`.
+  a JSON object `{"annotations": [{"image_id", "caption"}, ...]}`; or any source that
+  `read_records` reads, whose ids are those of its records.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+
+from blip2ft.data.records import read_records, require_file
 
 
 def read_predictions(path: str | Path) -> dict[int | str, str]:
@@ -15,9 +18,9 @@ def read_predictions(path: str | Path) -> dict[int | str, str]:
 
     Raises:
         ValueError: Naming file and line (or entry): not JSON, not an object, a key missing or of
-            the wrong type, an image twice, nothing in the file.
-        FileNotFoundError: There is no such file.
+            the wrong type, an image twice, nothing in the file, no such file.
     """
+    require_file(str(path))
     predictions: dict[int | str, str] = {}
     seen: dict[int | str, str] = {}
     for where, row in _rows(Path(path)):
@@ -32,15 +35,20 @@ def read_predictions(path: str | Path) -> dict[int | str, str]:
     return predictions
 
 
-def read_references(path: str | Path) -> dict[int | str, list[str]]:
+def read_references(source: str | Path, *, split: str | None = None) -> dict[int | str, list[str]]:
     """Reads the reference captions of each image; those of an image on several lines are joined.
+
+    split: of a source that holds several.
 
     Raises:
         ValueError: As `read_predictions`, but an image may come more than once.
-        FileNotFoundError: There is no such file.
     """
+    path = Path(source)
+    if split is not None or not _holds_ids_alone(path):
+        records = read_records(source, split=split, check_images=False)
+        return {record.image_id: list(record.captions) for record in records}
     references: dict[int | str, list[str]] = {}
-    for where, row in _rows(Path(path)):
+    for where, row in _rows(path):
         image = _image_id(where, row)
         if "captions" in row:
             captions = row["captions"]
@@ -57,6 +65,24 @@ def read_references(path: str | Path) -> dict[int | str, list[str]]:
             captions = [_caption(where, row, "'captions' or 'caption'")]
         references.setdefault(image, []).extend(captions)
     return references
+
+
+def _holds_ids_alone(path: Path) -> bool:
+    """Whether a file is JSON that names images by id, and not a table of images."""
+    if path.suffix.lower() not in (".json", ".jsonl", ".ndjson", ".txt", ""):
+        return False
+    if not path.is_file():
+        return False
+    text = path.read_bytes().decode("utf-8-sig", errors="replace").lstrip()
+    try:
+        first, _ = json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError:
+        return True  # whose reader names the line
+    if isinstance(first, list):
+        first = next(iter(first), {})
+    if not isinstance(first, dict):
+        return True
+    return "image" not in first and ("annotations" in first or "sentences" not in text)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:

@@ -80,14 +80,16 @@ def _check(predictions: Mapping[Any, str], references: Mapping[Any, Sequence[str
     if without_reference:
         raise ValueError(
             f"{_named(without_reference)} of {len(predictions)} predictions have no reference. "
-            "Every id needs at least one: add them, or leave those predictions out. "
-            "Ids compare with their type: 1 is not '1'."
+            "Every id needs at least one: add them, or leave those predictions out. The "
+            f"references have ids such as {_example(references, predictions)}; ids compare with "
+            "their type: 1 is not '1'."
         )
     without_prediction = [i for i in references if i not in predictions]
     if without_prediction:
         raise ValueError(
             f"{_named(without_prediction)} of {len(references)} references have no prediction. "
-            "Caption every image, or score against the references of those images alone."
+            "Caption every image, or score against the references of those images alone. The "
+            f"predictions have ids such as {next(iter(predictions))!r}."
         )
     for i, sample in references.items():
         if isinstance(sample, str):
@@ -101,6 +103,12 @@ def _check(predictions: Mapping[Any, str], references: Mapping[Any, Sequence[str
             f"{_named(empty)} of {len(references)} lists of references are empty. Each must hold "
             "at least one caption: add one, or leave those images out."
         )
+
+
+def _example(references: Mapping[Any, Any], predictions: Mapping[Any, Any]) -> str:
+    """An id of the references, one without a prediction where there is any."""
+    ids = [i for i in references if i not in predictions] or list(references)
+    return repr(ids[0]) if ids else "none at all"
 
 
 def _named(ids: Iterable[Hashable]) -> str:

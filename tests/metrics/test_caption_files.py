@@ -97,6 +97,34 @@ def test_an_empty_list_of_captions_is_refused(write):
         read_references(write('{"image_id": 1, "captions": []}'))
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
-        read_predictions(tmp_path / "none.jsonl")
+@pytest.mark.parametrize("read", [read_predictions, read_references])
+def test_a_missing_file_is_named(tmp_path, read):
+    with pytest.raises(ValueError, match=r"none\.jsonl: no such file or folder"):
+        read(tmp_path / "none.jsonl")
+
+
+def test_a_folder_holds_no_predictions(tmp_path):
+    with pytest.raises(ValueError, match=r"a folder, not a file\. Give the file in it"):
+        read_predictions(tmp_path)
+
+
+def test_references_may_be_a_table_of_images(write):
+    path = write("image,caption\na.jpg,one\nb/c.jpg,two\na.jpg,uno\n", "captions.csv")
+    assert read_references(path) == {"a.jpg": ["one", "uno"], "b/c.jpg": ["two"]}
+    rows = [{"image": "a.jpg", "caption": "one"}, {"image": "a.jpg", "caption": "uno"}]
+    path = write("\n".join(map(json.dumps, rows)))
+    assert read_references(path) == {"a.jpg": ["one", "uno"]}
+    rows = [{"image": "a.jpg", "image_id": 7, "captions": ["one", "uno"]}]
+    assert read_references(write(json.dumps(rows), "list.json")) == {7: ["one", "uno"]}
+
+
+def test_references_of_one_split_are_read(write):
+    path = write("image,caption,split\na.jpg,one,test\nb.jpg,two,train\n", "captions.csv")
+    assert read_references(path, split="test") == {"a.jpg": ["one"]}
+
+
+def test_references_may_be_karpathys(write):
+    sentences = [{"raw": "one"}, {"raw": "two"}]
+    image = {"filename": "a.jpg", "cocoid": 5, "split": "test", "sentences": sentences}
+    path = write(json.dumps({"images": [image], "dataset": "coco"}), "dataset.json")
+    assert list(read_references(path, split="test").values()) == [["one", "two"]]

@@ -96,3 +96,10 @@ def test_time_grows_with_the_number_of_images_and_no_faster():
 
     seconds(20, "warm")
     assert seconds(1600, "big") < 4 * 3 * seconds(400, "small") + 1
+
+
+def test_ids_that_dont_match_are_shown_from_both_sides():
+    with pytest.raises(ValueError, match=r"1 \('photos/a\.jpg'\) .* ids such as 'a\.jpg'"):
+        score_captions({"photos/a.jpg": "a"}, {"a.jpg": ["a"]}, java=False)
+    with pytest.raises(ValueError, match=r"1 \('b'\) of 2 references .* ids such as 'a'"):
+        score_captions({"a": "x"}, {"a": ["x"], "b": ["y"]}, java=False)
