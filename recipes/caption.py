@@ -1,6 +1,7 @@
 """Fine-tune BLIP-2 for captioning: the run, from top to bottom.
 
-accelerate launch recipes/caption.py --config recipes/caption/tiny.yaml
+python recipes/caption.py --config recipes/caption/tiny.yaml
+accelerate launch --num_processes 8 recipes/caption.py --config recipes/caption/opt-2.7b.yaml
 """
 
 import sys
@@ -11,13 +12,16 @@ from pathlib import Path
 
 from blip2ft.cli import quiet_libraries
 from blip2ft.config import CaptionConfig
+from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
-from blip2ft.training.run import check_counts, check_output
+from blip2ft.training.run import check_output
+from blip2ft.training.settings import check_settings, warmup_warning
 
 
 def main(config: CaptionConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
-    check_counts(asdict(config.train))
+    check_settings(asdict(config))
+    check_model_name(config.model.name)
     quiet_libraries()
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
@@ -28,6 +32,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.data.images import transforms_for
     from blip2ft.data.loading import load_batches
     from blip2ft.data.order import Order
+    from blip2ft.data.overlap import overlap_warning
     from blip2ft.data.records import Record, read_records
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
     from blip2ft.models.load import load_captioner
@@ -37,7 +42,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import preflight
-    from blip2ft.training.processes import frozen_dtype, start_processes
+    from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import open_run, read_evaluation, record_evaluation
     from blip2ft.training.summary import answer_table, score_table
 
@@ -46,13 +51,18 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     check_parts(parts, config.quantize)
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
+    workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
     train_records = read_records(**asdict(config.data.train))
     validation_records = read_records(**asdict(config.data.validation))
-    test_records = validation_records
+    # without a test split, before and after are told of validation, by its name
+    final, final_records = "validation", validation_records
     if config.data.test is not None:
-        test_records = read_records(**asdict(config.data.test))
+        final, final_records = "test", read_records(**asdict(config.data.test))
+    for split, records in {"validation": validation_records, final: final_records}.items():
+        if warning := overlap_warning(train_records, records, split):
+            say(warning)
     check_metric(config.train.best_metric, score(validation_records[:1], [""]).scores)
 
     # The model: loaded, adapted, frozen.
@@ -84,6 +94,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         f"{len(train_records)} images, {len(samples)} captions; {steps} steps of "
         f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
     )
+    if warning := warmup_warning(config.optimizer.warmup_steps, steps):
+        say(warning)
 
     def batches(first: int, last: int) -> DataLoader:
         keys = order.micro_batches(
@@ -93,7 +105,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             samples,
             keys,
             layout.collate,
-            workers=config.data.workers,
+            workers=workers,
             pin_memory=accelerator.device.type == "cuda",
         )
 
@@ -125,14 +137,16 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     told: set[str] = set()
 
-    def evaluate(records: Sequence[Record], split: str, step: int) -> dict[str, float]:
+    def evaluate(
+        records: Sequence[Record], split: str, step: int, *, java: bool = False
+    ) -> dict[str, float]:
         captions = predict(
             bare,
             layout,
             resize,
             records,
             prompts=config.prompt,
-            workers=config.data.workers,
+            workers=workers,
             accelerator=accelerator,
             progress=True,
             **asdict(config.generation),
@@ -140,7 +154,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         scores: dict[str, float] = {}
         if accelerator.is_main_process:
             # METEOR and SPICE start a Java program each
-            found = score(records, captions, java=split == "test")
+            found = score(records, captions, java=java)
             scores = found.scores
             for name in found.unavailable.keys() - told:
                 say(f"{name} is left out: {found.unavailable[name]}")
@@ -156,8 +170,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already
-    if not read_evaluation(run, "test", 0).scores:
-        evaluate(test_records, "test", 0)
+    if not read_evaluation(run, final, 0).scores:
+        evaluate(final_records, final, 0, java=True)
     every = config.train.evaluate_every or order.steps(1)
     best = train(
         accelerator=accelerator,
@@ -184,7 +198,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     # The best weights are the run's result.
     load_weights(checkpoint_of(run / "checkpoints", best), bare)
-    evaluate(test_records, "test", best)
+    evaluate(final_records, final, best, java=True)
     if accelerator.is_main_process:
         description = describe_training(
             "caption",
@@ -197,7 +211,10 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         )
         save_trained(bare, run / "adapter", lora, description)
     accelerator.end_training()
-    before, after = read_evaluation(run, "test", 0), read_evaluation(run, "test", best)
+    before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
+    say(f"\nscores on the {final} split, {len(final_records)} images")
+    if config.data.test is None:
+        say("it chose the best step, so they flatter: for a fair figure give a data.test too")
     say(f"\n{score_table(before.scores, after.scores)}")
     say(f"\n{answer_table(before.answers, after.answers)}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")

@@ -22,6 +22,8 @@ SHARDING = {
 # The others wait while one process scores with SPICE, which may take longer than NCCL's 10 minutes.
 TIMEOUT = timedelta(hours=3)
 
+logger = logging.getLogger(__name__)
+
 
 def start_processes(precision: str, log_with: list[str], output: str | Path) -> Accelerator:
     """An Accelerator for "auto", "fp32", "bf16" or "fp16".
@@ -67,6 +69,16 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(_no_pieces(kind))
     return accelerator
+
+
+def usable_workers(workers: int) -> int:
+    """So many loading processes, but no more than this process has cores: they would only wait."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    if workers > cores:
+        logger.info("data.workers is %d, of which %d are used, one for each core", workers, cores)
+    return min(workers, cores)
 
 
 def check_trackers(names: Sequence[str]) -> None:

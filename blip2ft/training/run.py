@@ -21,17 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# The settings of `train` that count something, and what each may be.
-COUNTS = {
-    "epochs": "1 or more",
-    "max_steps": "1 or more, or null for all epochs",
-    "batch_size": "1 or more",
-    "micro_batch_size": "1 or more",
-    "evaluate_every": "1 or more, or null for once an epoch",
-    "checkpoint_every": "1 or more, or null for each evaluation",
-    "keep_checkpoints": "1 or more: the newest is what a run resumes from",
-    "log_every": "1 or more",
-}
+from blip2ft.training.settings import check_settings
+
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
 
@@ -57,11 +48,8 @@ def check_output(output: str | Path, *, resume: bool) -> None:
 
 
 def check_counts(train: Mapping[str, Any]) -> None:
-    """Raise ValueError where one of the settings of `train` that count something is below 1."""
-    for name, allowed in COUNTS.items():
-        value = train.get(name)
-        if value is not None and value < 1:
-            raise ValueError(f"train.{name} is {value}: allowed is {allowed}")
+    """`check_settings` of the group `train` alone."""
+    check_settings({"train": train})
 
 
 def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:

@@ -17,7 +17,10 @@ def score_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
 def answer_table(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], count: int = 5
 ) -> str:
-    """Some records, evenly spread, with one reference, the caption before and the one after."""
+    """Some records, evenly spread, with one reference, the caption before and the one after.
+
+    A caption that is another of the record's references, to the letter, is marked.
+    """
     chosen = range(0, len(after), max(1, len(after) // count))
     earlier = {row["image_id"]: row["caption"] for row in before}
     lines = []
@@ -25,10 +28,16 @@ def answer_table(
         lines += [
             f"{row['image_id']}",
             f"  reference  {row['references'][0]}",
-            f"  before     {earlier.get(row['image_id'], '?')}",
-            f"  after      {row['caption']}",
+            f"  before     {_marked(earlier.get(row['image_id'], '?'), row['references'])}",
+            f"  after      {_marked(row['caption'], row['references'])}",
         ]
     return "\n".join(lines)
+
+
+def _marked(caption: str, references: Sequence[str]) -> str:
+    first, *others = (reference.strip() for reference in references)
+    mark = caption.strip() in others and caption.strip() != first
+    return f"{caption}   (another reference)" if mark else caption
 
 
 def _number(value: float | None) -> str:

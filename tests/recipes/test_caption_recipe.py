@@ -126,13 +126,16 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     rows = read_lines(run / "metrics.jsonl")
     evaluated = [(row["split"], row["step"]) for row in rows]
     best = evaluated[-1][1]
-    assert evaluated == [("test", 0), ("validation", 1), ("validation", 2), ("test", best)]
+    others = [("validation", step) for step in (1, 2) if step != best]
+    assert evaluated == [("validation", 0), *others, ("validation", best)]
     assert all({"cider", "bleu4", "rougeL", "exact_match"} <= row.keys() for row in rows)
-    answers = read_lines(run / "predictions" / "test-00000000.jsonl")
+    answers = read_lines(run / "predictions" / "validation-00000000.jsonl")
     assert [row["image_id"] for row in answers] == [f"photo{i}.jpg" for i in range(8)]
     assert all(row.keys() == {"image_id", "caption", "references"} for row in answers)
     said = capsys.readouterr().out
     assert "8 images, 8 captions; 2 steps of 4: 1 processes x 2 micro-batches of 2" in said
+    assert "scores on the validation split, 8 images\nit chose the best step, so they" in said
+    assert said.count("8 of the 8 validation images are training images too") == 1
     assert f"best step {best} of 2; everything lies in {run}" in said
     assert f"blip2ft export {run} --out FOLDER" in said
 
@@ -167,6 +170,37 @@ def test_settings_that_end_a_run_late_are_refused_at_once(opt_folder, photo_fold
     with pytest.raises(ValueError, match=r"best_metric is 'cidre', .* allowed are .*bleu4.*cider"):
         run_recipe(*words, "--train.best_metric", "cidre")
     assert not run.exists()
+
+
+def test_all_settings_out_of_range_are_refused_at_once(opt_folder, photo_folder, tmp_path):
+    wrong = ["--generation.num_beams", 0, "--optimizer.lr", -1, "--train.batch_size", 0]
+    found = launch(*tiny(opt_folder, photo_folder, tmp_path / "run"), *wrong)
+    assert found.returncode == 2
+    assert found.stderr.splitlines() == [
+        "error: optimizer.lr is -1.0: allowed is more than 0",
+        "train.batch_size is 0: allowed is 1 or more",
+        "generation.num_beams is 0: allowed is 1 or more",
+    ]
+
+
+def test_a_test_split_is_told_by_its_name(opt_folder, photo_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    test = ["--data.test.source", photo_folder / "captions.csv", "--optimizer.warmup_steps", 2]
+    run_recipe(*tiny(opt_folder, photo_folder, run), *test)
+    rows = [(row["split"], row["step"]) for row in read_lines(run / "metrics.jsonl")]
+    assert rows[0] == ("test", 0)
+    assert rows[-1][0] == "test"
+    said = capsys.readouterr().out
+    assert "scores on the test split, 8 images\n" in said
+    assert "it chose the best step" not in said
+    assert "warning: optimizer.warmup_steps is 2 and the run has 2 steps" in said
+
+
+def test_a_file_gets_few_lines_of_the_bars(opt_folder, photo_folder, tmp_path):
+    words = ["--train.max_steps", 40, "--train.log_every", 20, "--train.evaluate_every", 99]
+    found = launch(*tiny(opt_folder, photo_folder, tmp_path / "run"), *words)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stderr.count("train:") < 10
 
 
 def test_a_metric_that_cant_run_is_told_once(
@@ -205,12 +239,10 @@ def test_of_two_processes_one_scores(opt_folder, photo_folder, tmp_path):
     assert len(set((tmp_path / "callers").read_text().split())) == 1
     assert found.stdout.count("meteor is left out: ") == 1
     rows = read_lines(run / "metrics.jsonl")
-    assert [(row["split"], row["step"]) for row in rows[:3]] == [
-        ("test", 0),
-        ("validation", 1),
-        ("validation", 2),
-    ]
-    assert len(rows) == 4
+    assert {(row["split"], row["step"]) for row in rows} == {
+        ("validation", step) for step in (0, 1, 2)
+    }
+    assert len(rows) == 3
 
 
 def test_the_adapter_gives_the_best_model_back(model_folder, photo_folder, tmp_path):

@@ -137,3 +137,12 @@ def test_processes_without_a_device_know_of_each_other(tmp_path):
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
     assert found.stdout.split("\n")[:2] == ["2 processes"] * 2
+
+
+def test_workers_are_no_more_than_the_cores(monkeypatch, caplog):
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
+    with caplog.at_level("INFO", "blip2ft"):
+        assert [processes.usable_workers(asked) for asked in (0, 2)] == [0, 2]
+        assert caplog.messages == []
+        assert processes.usable_workers(4) == 2
+    assert caplog.messages == ["data.workers is 4, of which 2 are used, one for each core"]

@@ -1,14 +1,11 @@
 """A run's folder: never overwritten, and readable again."""
 
 import json
-from dataclasses import asdict, fields
 
 import pytest
 
-from blip2ft.config import TrainConfig
 from blip2ft.training.run import (
     append_line,
-    check_counts,
     check_output,
     drop_lines_after,
     environment,
@@ -42,18 +39,6 @@ def test_there_must_be_a_run_to_resume(tmp_path):
         check_output(tmp_path, resume=True)
     (tmp_path / "config.yaml").write_text("")
     check_output(tmp_path, resume=True)
-
-
-@pytest.mark.parametrize("value", [0, -1])
-@pytest.mark.parametrize("field", [f.name for f in fields(TrainConfig) if "int" in str(f.type)])
-def test_a_count_below_1_is_refused(field, value):
-    with pytest.raises(ValueError, match=rf"train\.{field} is {value}: allowed is 1 or more"):
-        check_counts(asdict(TrainConfig(**{field: value})))
-
-
-def test_counts_that_are_left_out_or_1_are_not(tmp_path):
-    check_counts(asdict(TrainConfig()))
-    check_counts(asdict(TrainConfig(epochs=1, max_steps=1, keep_checkpoints=1, log_every=1)))
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):

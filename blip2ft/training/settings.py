@@ -1,0 +1,86 @@
+"""The settings of a run that no run can work with, found before anything is loaded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _at_least_1(more: str = "") -> Rule:
+    return lambda value: value >= 1, f"1 or more{more}"
+
+
+NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
+POSITIVE: Rule = (lambda value: value > 0, "more than 0")
+# What each setting may be; null is left to the types.
+RULES: dict[str, Rule] = {
+    "model.image_size": _at_least_1(", or null for the checkpoint's"),
+    "data.crop_scale": (
+        lambda value: 0 < value[0] <= value[1] <= 1,
+        "two shares of the area, 0 < low <= high <= 1, or null for no crop",
+    ),
+    "data.max_target_tokens": _at_least_1(),
+    "data.workers": NOT_NEGATIVE,
+    "lora.r": _at_least_1(),
+    "lora.alpha": _at_least_1(),
+    "lora.dropout": (lambda value: 0 <= value < 1, "0 or more, below 1"),
+    "optimizer.lr": POSITIVE,
+    "optimizer.min_lr": NOT_NEGATIVE,
+    "optimizer.warmup_steps": NOT_NEGATIVE,
+    "optimizer.betas": (
+        lambda value: all(0 <= beta < 1 for beta in value),
+        "two numbers of 0 or more, below 1",
+    ),
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.vision_layer_decay": (lambda value: 0 < value <= 1, "more than 0, up to 1"),
+    "optimizer.max_grad_norm": (lambda value: value > 0, "more than 0, or null for no clipping"),
+    "train.epochs": _at_least_1(),
+    "train.max_steps": _at_least_1(", or null for all epochs"),
+    "train.batch_size": _at_least_1(),
+    "train.micro_batch_size": _at_least_1(),
+    "train.evaluate_every": _at_least_1(", or null for once an epoch"),
+    "train.checkpoint_every": _at_least_1(", or null for each evaluation"),
+    "train.keep_checkpoints": _at_least_1(": the newest is what a run resumes from"),
+    "train.log_every": _at_least_1(),
+    "generation.num_beams": _at_least_1(),
+    "generation.max_new_tokens": _at_least_1(),
+    "generation.batch_size": _at_least_1(),
+    "search.candidates": _at_least_1(),
+    "search.batch_size": _at_least_1(),
+    "search.pairs_at_once": _at_least_1(),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise one ValueError with every setting outside its range.
+
+    settings: groups by name, as `asdict` makes them of a recipe's config; groups and settings that
+      `RULES` doesn't know, or that aren't there, pass.
+    """
+    wrong = []
+    for key, (fits, allowed) in RULES.items():
+        group, name = key.split(".")
+        value = settings.get(group, {}).get(name)
+        # not `value > limit`: NaN is on neither side
+        if value is not None and not fits(value):
+            wrong.append(f"{key} is {_shown(value)}: allowed is {allowed}")
+    optimizer = settings.get("optimizer", {})
+    lr, min_lr = optimizer.get("lr"), optimizer.get("min_lr")
+    if lr is not None and min_lr is not None and min_lr > lr > 0:
+        wrong.append(f"optimizer.min_lr is {min_lr}: allowed is 0 up to optimizer.lr, {lr}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def warmup_warning(warmup_steps: int, steps: int) -> str | None:
+    """What to say of a warm-up that takes the whole run; None where it doesn't."""
+    if warmup_steps < steps:
+        return None
+    return (
+        f"warning: optimizer.warmup_steps is {warmup_steps} and the run has {steps} steps, so the "
+        f"rate never reaches optimizer.lr; take about {max(1, steps // 10)}, or train longer"
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, Sequence) else str(value)

@@ -1,0 +1,93 @@
+"""What no run can work with is said at once, all of it, by the names of the settings."""
+
+from dataclasses import asdict, fields, is_dataclass
+
+import pytest
+
+from blip2ft.config import CaptionConfig, DataConfig, ModelConfig, RetrievalConfig, SourceConfig
+from blip2ft.parse import parse_config
+from blip2ft.training.settings import RULES, check_settings, warmup_warning
+
+SOURCES = {"train": SourceConfig("a.csv"), "validation": SourceConfig("b.csv")}
+CONFIGS = [
+    config(output="run", model=ModelConfig("m"), data=DataConfig(**SOURCES))
+    for config in (CaptionConfig, RetrievalConfig)
+]
+COUNTS = ["epochs", "max_steps", "batch_size", "micro_batch_size", "evaluate_every"]
+COUNTS += ["checkpoint_every", "keep_checkpoints", "log_every"]
+
+
+def changed(key: str, value: object) -> dict:
+    group, name = key.split(".")
+    return {group: asdict(CONFIGS[0])[group] | {name: value}}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_the_defaults_pass(config):
+    check_settings(asdict(config))
+
+
+def test_every_rule_is_that_of_a_setting():
+    known = {
+        f"{group.name}.{field.name}"
+        for config in CONFIGS
+        for group in fields(config)
+        if is_dataclass(getattr(config, group.name))
+        for field in fields(getattr(config, group.name))
+    }
+    assert RULES.keys() <= known
+    assert {f"train.{name}" for name in COUNTS} <= RULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((f"train.{name}", value) for name in COUNTS for value in (0, -1)),
+        ("generation.num_beams", 0),
+        ("generation.batch_size", 0),
+        ("optimizer.lr", -1.0),
+        ("optimizer.lr", 0.0),
+        ("optimizer.lr", float("nan")),
+        ("optimizer.warmup_steps", -1),
+        ("optimizer.max_grad_norm", 0.0),
+        ("lora.dropout", 1.0),
+        ("data.workers", -1),
+        ("model.image_size", 0),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=rf"^{key} is {value}: allowed is "):
+        check_settings(changed(key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("optimizer.betas", (0.9, 1.0), r"\[0\.9, 1\.0\]: allowed is two numbers of 0 or more"),
+        ("data.crop_scale", (1.0, 0.5), r"\[1\.0, 0\.5\]: allowed is two shares of the area"),
+        ("optimizer.min_lr", 1.0, r"1\.0: allowed is 0 up to optimizer\.lr, 1e-05"),
+    ],
+)
+def test_pairs_are_shown_as_they_are_written(key, value, shown):
+    with pytest.raises(ValueError, match=rf"^{key} is {shown}"):
+        check_settings(changed(key, value))
+
+
+def test_null_and_1_pass():
+    check_settings(changed("train.max_steps", None))
+    check_settings(changed("train.max_steps", 1))
+    check_settings({})
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    words = ["--output", "r", "--model.name", "m", "--data.train.source", "a"]
+    words += ["--data.validation.source", "b", "--train.batch_size", "0", "--optimizer.lr", "-1"]
+    config, _ = parse_config(CaptionConfig, words, "caption.py")
+    with pytest.raises(ValueError, match=r"optimizer\.lr is -1.*\ntrain\.batch_size is 0"):
+        check_settings(asdict(config))
+
+
+def test_a_warm_up_as_long_as_the_run_is_said():
+    assert warmup_warning(9, 10) is None
+    assert "warmup_steps is 1000 and the run has 30 steps" in (warmup_warning(1000, 30) or "")
+    assert "take about 1," in (warmup_warning(5, 5) or "")
