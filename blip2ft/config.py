@@ -299,3 +299,112 @@ class RetrievalConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     evaluate_only: bool = False
     seed: int = 42
+
+
+@dataclass(frozen=True)
+class QuestionSourceConfig:
+    """Where questions and answers come from.
+
+    Args:
+        source: File, glob of Parquet files or hub id.
+        annotations: The file with the answers, for VQAv2 and OK-VQA.
+        images: A source of images that the questions name by id, such as a Parquet file.
+        format: "auto" recognises vqav2 (OK-VQA too), visual_genome, aokvqa, gqa, jsonl, csv,
+            parquet and huggingface.
+        split: Name of the split, for formats that hold several.
+        image_root: Folder that image paths are relative to, or that has COCO's folders in it.
+        image_column: Column that holds the image or its path.
+        question_column: Column of the question; None takes question.
+        answer_column: Column of the answers; None takes answers, answer or direct_answers.
+        id_column: Column of the question's id; None takes question_id.
+        require_answers: Refuse questions without an answer; false for the test sets of servers.
+        revision: Branch, tag or commit of a dataset on the hub.
+    """
+
+    source: str
+    annotations: str | None = None
+    images: str | None = None
+    format: str = "auto"
+    split: str | None = None
+    image_root: str | None = None
+    image_column: str = "image"
+    question_column: str | None = None
+    answer_column: str | None = None
+    id_column: str | None = None
+    require_answers: bool = True
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class VqaDataConfig:
+    """The three splits of questions, and how training images are varied.
+
+    Args:
+        train: What to learn from; several sources are mixed (section 4.3: VQAv2 train and val,
+            Visual Genome).
+        validation: What to evaluate on while training, and to choose the best checkpoint by.
+        test: What to evaluate on before and after; None takes the validation split.
+        answers: "sample" draws one of a question's answers each epoch, as often as annotators gave
+            it; "all" trains on each different one, weighed by its share.
+        crop_scale: Range of the random crop's share of the image's area; None resizes the whole.
+        flip: Flip half of the training images; questions on left and right forbid it.
+        max_target_tokens: Longer answers are cut to so many tokens.
+        workers: Processes that load images, per training process.
+    """
+
+    train: list[QuestionSourceConfig]
+    validation: QuestionSourceConfig
+    test: QuestionSourceConfig | None = None
+    answers: Literal["sample", "all"] = "sample"
+    crop_scale: tuple[float, float] | None = (0.5, 1.0)
+    flip: bool = False
+    max_target_tokens: int = 16
+    workers: int = 4
+
+
+@dataclass(frozen=True)
+class VqaConfig:
+    """A run of visual question answering (paper, section 4.3 and appendix table 8).
+
+    Args:
+        output: The run's folder. One that is in use is never overwritten.
+        model: The checkpoint to start from.
+        data: The three splits.
+        question_in_qformer: Give the question to the Q-Former too, so that the queries look where
+            it points; the result is an InstructBLIP. Off, it stays a BLIP-2.
+        stage1: Hub id or folder of a retrieval checkpoint or a BERT, to take the Q-Former's text
+            branch from.
+        parts: How each part trains.
+        lora: The adapters of parts in mode "lora".
+        quantize: Parts to hold in fewer bits, such as {"language": "nf4"}; frozen or lora only.
+        prompt: What a question becomes, for both readers, in training, evaluation and export alike.
+        candidates: File with an answer a line to choose from by likelihood; None lets the model
+            write. Questions with choices of their own are always answered by one of them.
+        optimizer: AdamW and its schedule.
+        train: Length, batches and milestones.
+        generation: How answers are decoded.
+        evaluate_only: Evaluate the model as it is on the test split, and train nothing.
+        seed: Seed of all that is random.
+    """
+
+    output: str
+    model: ModelConfig
+    data: VqaDataConfig
+    question_in_qformer: bool = True
+    stage1: str | None = None
+    parts: PartsConfig = field(default_factory=PartsConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    prompt: str = "Question: {} Answer:"
+    candidates: str | None = None
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(vision_layer_decay=0.95)
+    )
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(batch_size=128, best_metric="accuracy")
+    )
+    generation: GenerationConfig = field(
+        default_factory=lambda: GenerationConfig(max_new_tokens=10, length_penalty=-1.0)
+    )
+    evaluate_only: bool = False
+    seed: int = 42

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
+from transformers import Blip2ForImageTextRetrieval
 
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.pairs import pair_layout
 from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
 from blip2ft.models.load import end_token_id, load_captioner, load_retriever
+from blip2ft.models.retriever import Retriever
+from blip2ft.models.vqa import load_vqa
 
-LOADERS = {"caption": load_captioner, "retrieval": load_retriever}
-STOCK = {"caption": Blip2ForConditionalGeneration, "retrieval": Blip2ForImageTextRetrieval}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Largest difference of a logit, as a share of the largest logit. bf16 keeps 8 bits of mantissa
 # (1/256 a rounding), which grows over the depth of the model; fp32 merging moves the 6th digit.
@@ -53,14 +53,20 @@ def load_finetuned(
     description = read_description(folder)
     if revision is None and base is None:
         revision = description["revision"]
-    model, processor = LOADERS[description["task"]](
-        base or description["base"],
-        revision=revision,
-        image_size=description["image_size"],
-        dtype=dtype,
-    )
+    options = {"revision": revision, "image_size": description["image_size"], "dtype": dtype}
+    model, processor = _load_base(base or description["base"], description, options)
     load_trained(model, folder)
     return model.eval(), processor, description
+
+
+def _load_base(name: str, description: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    """The model that a run of any task started from."""
+    if description["task"] == "retrieval":
+        return load_retriever(name, objectives=description["objectives"], **options)
+    if description["task"] == "vqa":
+        options |= {key: description[key] for key in ("stage1", "question_in_qformer")}
+        return load_vqa(name, **options)
+    return load_captioner(name, **options)
 
 
 def export_run(
@@ -87,11 +93,13 @@ def export_run(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
     model, processor, description = load_finetuned(run, base=base)
-    task = description["task"]
-    inputs = _SAMPLES[task](model, processor, description)
+    task, stock = description["task"], type(model)
+    if issubclass(stock, Retriever):
+        stock = Blip2ForImageTextRetrieval
+    inputs = _sample_inputs(model, processor, description)
     unmerged = _outputs(model, inputs)
     merge_lora(model)
-    if task == "caption":
+    if task != "retrieval":
         _complete_generation_config(model, description)
 
     partial = out.with_name(f".partial-{out.name}")
@@ -102,7 +110,7 @@ def export_run(
         kept = {k: v for k, v in description.items() if k not in ("parts", "image_size")}
         (partial / DESCRIPTION_FILE).write_text(json.dumps(kept, indent=2) + "\n")
         del model
-        merged = STOCK[task].from_pretrained(partial, dtype=torch.float32)
+        merged = stock.from_pretrained(partial, dtype=torch.float32)
         written = _outputs(merged.eval(), inputs)
         difference = float((written - unmerged).abs().max())
         largest = float(unmerged.abs().max())
@@ -121,9 +129,7 @@ def export_run(
     return {"max_difference": difference, "largest_logit": largest}
 
 
-def _complete_generation_config(
-    model: Blip2ForConditionalGeneration, description: dict[str, Any]
-) -> None:
+def _complete_generation_config(model: Any, description: dict[str, Any]) -> None:
     config = model.generation_config
     end = end_token_id(model)
     # stock's generate asks the language model, whose settings come from text_config
@@ -138,31 +144,23 @@ def _complete_generation_config(
         config.length_penalty = generation["length_penalty"]
 
 
-def _caption_inputs(model: Any, processor: Any, description: Any) -> dict[str, torch.Tensor]:
-    """Two random images with the prompt and a few words to continue it."""
-    layout = text_layout(model, processor, max_target_tokens=16)
-    prompt = description["prompt"]
-    samples = [Sample(image, prompt, "a dog and a red car") for image in _sample_images(model)]
-    return {key: value for key, value in layout.collate(samples).items() if key != "labels"}
-
-
-def _retrieval_inputs(model: Any, processor: Any, description: Any) -> dict[str, torch.Tensor]:
-    """Two random images with a text each, in the layout of stock's forward."""
-    layout = pair_layout(model, processor, max_tokens=description["max_text_tokens"])
-    ids, mask = layout.pad(layout.ids(["a dog", "a red car and a small dog"]))
-    token = model.config.image_token_index
-    if token is not None:  # stock then expects image tokens before the text
-        places = (model.config.num_query_tokens, 0)
-        ids, mask = functional.pad(ids, places, value=token), functional.pad(mask, places, value=1)
-    return {"pixel_values": _sample_images(model), "input_ids": ids, "attention_mask": mask}
-
-
-_SAMPLES = {"caption": _caption_inputs, "retrieval": _retrieval_inputs}
-
-
-def _sample_images(model: Any) -> torch.Tensor:
+def _sample_inputs(model: Any, processor: Any, description: Any) -> dict[str, torch.Tensor]:
+    """Two random images with a text each, as stock's forward takes them."""
     size = model.config.vision_config.image_size
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    if description["task"] == "retrieval":
+        layout = pair_layout(model, processor, max_tokens=description["max_text_tokens"])
+        ids, mask = layout.pad(layout.ids(["a dog", "a red car and a small dog"]))
+        token = model.config.image_token_index
+        if token is not None:  # stock then expects image tokens before the text
+            places = (model.config.num_query_tokens, 0)
+            ids = functional.pad(ids, places, value=token)
+            mask = functional.pad(mask, places, value=1)
+        return {"pixel_values": images, "input_ids": ids, "attention_mask": mask}
+    prompt = description["prompt"].replace("{}", "what is it?")
+    texts = text_layout(model, processor, max_target_tokens=16)
+    batch = texts.collate([Sample(image, prompt, "a dog and a red car") for image in images])
+    return {key: value for key, value in batch.items() if key != "labels"}
 
 
 @torch.inference_mode()

@@ -126,14 +126,13 @@ def save_trained(
 
 
 def describe_training(task: str, *, base: str, revision: str | None, **rest: Any) -> dict[str, Any]:
-    """What blip2ft.json says of trained weights; a local base is named by its full path."""
-    local = Path(base).exists()
-    return {
-        "task": task,
-        "base": str(Path(base).resolve()) if local else base,
-        "revision": revision,
-        **rest,
-    }
+    """What blip2ft.json says of trained weights; see `locate_source` for the base's name."""
+    return {"task": task, "base": locate_source(base), "revision": revision, **rest}
+
+
+def locate_source(name: str) -> str:
+    """A hub id as it is, a local folder by its full path."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def read_description(folder: Path) -> dict[str, Any]:
