@@ -64,7 +64,7 @@ def train(
     accumulation: int,
     steps: int,
     loss: Callable[[nn.Module, Batch], Tensor],
-    count: Callable[[Batch], int],
+    count: Callable[[Batch], float],
     evaluate: Callable[[int], Mapping[str, float]],
     milestones: Milestones,
     prepare: Callable[[nn.Module, list[Batch]], list[Batch]] | None = None,
@@ -203,7 +203,7 @@ def _backward(
     model: nn.Module,
     batches: Sequence[Batch],
     loss: Callable[[nn.Module, Batch], Tensor],
-    total: int,
+    total: float,
 ) -> float:
     """The mean of the step's `total` losses over all processes; its gradient is left behind."""
     step_loss = torch.zeros((), device=accelerator.device)
