@@ -1,0 +1,277 @@
+"""Questions about images with people's answers, and the function that reads them."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from blip2ft.data.answers import check_choices, check_texts
+from blip2ft.data.arrow import Row, read_huggingface, read_parquet
+from blip2ft.data.entries import Entry, Problems, nearest
+from blip2ft.data.paths import check_files, locate, plain
+from blip2ft.data.records import read_records, recognise, require_file
+from blip2ft.data.tables import read_csv, read_jsonl
+from blip2ft.data.vqa_formats import (
+    QuestionRequest,
+    read_aokvqa,
+    read_gqa,
+    read_table,
+    read_visual_genome,
+    read_vqav2,
+)
+
+__all__ = ["FORMATS", "Question", "read_questions"]
+
+FORMATS: dict[str, Callable[[str, QuestionRequest, Problems], list[Entry]]] = {
+    "vqav2": read_vqav2,
+    "visual_genome": read_visual_genome,
+    "aokvqa": read_aokvqa,
+    "gqa": read_gqa,
+    "jsonl": partial(read_table, read_jsonl),
+    "csv": partial(read_table, read_csv),
+    "parquet": partial(read_table, read_parquet),
+    "huggingface": partial(read_table, read_huggingface),
+}
+HEAD = 1 << 16  # bytes of a JSON file that tell its format
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about one image.
+
+    Args:
+        image: Path of the file, the file's bytes, or a row that reads them when asked.
+        image_id: The source's id; without one, the path as written, or the row's number.
+        question_id: The source's id, or the row's number. Two sources may use the same ids.
+        answers: As people gave them, with repeats: ten in VQAv2, where a single one of them may be
+            "". The correct choice where there are only choices; () for test sets.
+        origin: Where the question was read ("questions.jsonl:12"), for messages.
+        choices: What a multiple-choice question lets one choose from, else ().
+        correct_choice: The number of the right one of them, from 0.
+        answer_type: In VQAv2 "yes/no", "number" or "other".
+        question_type: In VQAv2 the first words, such as "how many".
+    """
+
+    image: Path | bytes | Row
+    image_id: str | int
+    question_id: str | int
+    question: str
+    answers: tuple[str, ...]
+    origin: str
+    choices: tuple[str, ...] = ()
+    correct_choice: int | None = None
+    answer_type: str | None = None
+    question_type: str | None = None
+
+
+def read_questions(
+    source: str | Path,
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    format: str = "auto",
+    split: str | None = None,
+    image_root: str | Path | None = None,
+    image_column: str = "image",
+    question_column: str | None = None,
+    answer_column: str | None = None,
+    id_column: str | None = None,
+    require_answers: bool = True,
+    revision: str | None = None,
+    limit: int | None = None,
+    check_images: bool = True,
+) -> list[Question]:
+    """Read the questions of one source, in its order. No image is opened.
+
+    To train on several, such as VQAv2's train and val with Visual Genome, add up the lists.
+
+    Rows of a table have the columns image, question, and answer or answers (a list, or in CSV a
+    list written ["a dog", "dog"]), and may have image_id, question_id, choices, correct_choice,
+    answer_type and question_type. Paths are those that `read_records` allows.
+
+    Args:
+        source: File, glob of Parquet files, or hub id ("owner/name", "owner/name:config").
+        annotations: The file with the answers, for VQAv2 and OK-VQA.
+        images: A source of images for `read_records`, such as the Parquet file that holds them;
+            questions then name them by image_id alone.
+        format: One of `FORMATS`; "auto" tells it from the name and content.
+        split: Which split, by the column "split"; None reads all.
+        image_root: Folder that image paths are relative to, or that has COCO's folders in it
+            (train2014, val2014, ...), Visual Genome's (VG_100K, VG_100K_2) or GQA's (images).
+        image_column: Column of the image.
+        question_column: Column of the question; None takes question.
+        answer_column: Column of the answers; None takes answers, answer or direct_answers.
+        id_column: Column of the question's id; None takes question_id where there is one.
+        require_answers: Refuse questions without an answer.
+        revision: Branch, tag or commit of a dataset on the hub.
+        limit: Keep the first so many questions only.
+        check_images: Refuse paths where no file is.
+
+    Raises:
+        ValueError: With every kind of problem found, its first places and their number.
+    """
+    source = os.fspath(source)
+    format = find_format(source, format)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}. Set it to 1 or more, or leave it out for all.")
+    if image_root is not None and not Path(image_root).is_dir():
+        raise ValueError(
+            f"image_root {str(image_root)!r} isn't a folder. "
+            "Set it to the folder that the images are in."
+        )
+    if annotations is None and format == "vqav2" and require_answers:
+        raise ValueError(
+            f"{source}: the answers are in another file. Set annotations to it, or "
+            "require_answers=False for a test set."
+        )
+    if annotations is not None:
+        if format != "vqav2":
+            raise ValueError(
+                f"annotations={os.fspath(annotations)!r} is for the format vqav2, but {source} "
+                f"was read as {format}. Leave it out, or set format."
+            )
+        require_file(os.fspath(annotations))
+
+    request = QuestionRequest(
+        split=split,
+        annotations=None if annotations is None else os.fspath(annotations),
+        root=None if image_root is None else os.fspath(image_root),
+        by_id=images is not None,
+        image_column=image_column,
+        question_column=question_column,
+        answer_column=answer_column,
+        id_column=id_column,
+        require_answers=require_answers,
+        revision=revision,
+    )
+    problems = Problems(Path(source).name or source)
+    entries = FORMATS[format](source, request, problems)[:limit]
+    if images is not None:
+        attach(entries, os.fspath(images), request.root, problems)
+    placed: dict[tuple[Any, Path], Any] = {}  # an image has several questions, and one path
+    questions: list[Question] = []
+    seen: dict[str | int, str] = {}
+    for entry in entries:
+        key = (entry.image, entry.root) if isinstance(entry.image, str) else None
+        image = placed.get(key) if key else None
+        if image is None:
+            located = images is not None
+            image = entry.image if located else locate(entry, request.root, problems)
+        if key:
+            placed[key] = image
+        question = complete(entry, image, require_answers, problems)
+        questions.append(question)
+        first = seen.setdefault(question.question_id, entry.origin)
+        if first != entry.origin:
+            problems.add(
+                "the question id is there twice",
+                f"{entry.origin} (question {question.question_id}, also {first})",
+                "Give each question its own id, or set id_column to another column.",
+            )
+    if check_images:
+        origins = {q.image: q.origin for q in reversed(questions) if isinstance(q.image, Path)}
+        check_files(list(reversed(origins.items())), problems)
+    problems.check()
+    if not questions:
+        raise ValueError(
+            f"{source}: no questions in it (read as {format}). "
+            "Check that it is the right file, and that it was written to the end."
+        )
+    return questions
+
+
+def find_format(source: str, format: str) -> str:
+    """The format asked for, or the one that the source is in; its file is there."""
+    if format not in ("auto", *FORMATS):
+        raise ValueError(
+            f"unknown format {format!r}.{nearest(format, FORMATS)} "
+            f"Formats are: auto, {', '.join(FORMATS)}."
+        )
+    if format not in ("auto", "parquet", "huggingface"):
+        require_file(source)
+    if format != "auto":
+        return format
+    if Path(source).suffix.lower() != ".json" or not Path(source).is_file():
+        format = recognise(source)
+    else:
+        with open(source, "rb") as file:
+            head = file.read(HEAD)
+        keys = set(re.findall(rb'"(\w+)"\s*:', head))
+        if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            format = "gqa" if b"imageId" in keys else "vqav2" if b"questions" in keys else ""
+        elif b"qas" in keys:
+            format = "visual_genome"
+        elif {b"choices", b"image_id"} <= keys and b"image" not in keys:
+            format = "aokvqa"
+        else:
+            format = "jsonl"
+    if format not in FORMATS:
+        raise ValueError(
+            f"{source}: can't tell its format. Set format to one of: {', '.join(FORMATS)}."
+        )
+    return format
+
+
+def attach(entries: list[Entry], images: str, root: str | None, problems: Problems) -> None:
+    """Give each entry the image that has its id in another source."""
+    read = read_records(images, image_root=root, require_captions=False, check_images=False)
+    by_id = {str(record.image_id): record.image for record in read}
+    for entry in entries:
+        found = by_id.get(str(entry.image_id))
+        if found is None:
+            problems.add(
+                f"an image that isn't in {images}",
+                f"image_id {entry.image_id} ({entry.origin})",
+                "Give the images of the same split.",
+            )
+        # bytes as a placeholder that the checks to come leave alone
+        entry.image = b"" if found is None else found
+
+
+def complete(entry: Entry, image: Any, required: bool, problems: Problems) -> Question:
+    """An entry as a question, with complaints about all that is wrong with it."""
+    fields = entry.fields
+    identity = fields.get("question_id")
+    place = entry.origin if identity is None else f"{entry.origin} (question {identity})"
+    question = fields.get("question")
+    if not isinstance(question, str):
+        found = "none" if question is None else repr(question)
+        problems.add("no question", f"{place}: {found}", "Write it as text, or remove the row.")
+        question = ""
+    elif not question.strip():
+        problems.add("empty question", place, "Write a question there, or remove the row.")
+    if identity is not None and type(identity) not in (str, int):
+        problems.add(
+            "the question id is neither text nor a whole number",
+            f"{entry.origin} ({identity!r})",
+            "Correct it, or set id_column to another column.",
+        )
+        identity = None
+    choices, correct = check_choices(fields, place, problems)
+    answers = check_texts("answer", fields.get("answers"), place, problems)
+    if not any(answers):
+        answers = () if correct is None else (choices[correct],)
+        if required and not answers:
+            problems.add(
+                "no answer",
+                place,
+                "Write one there, or set require_answers to false for a test set.",
+            )
+    image_id = entry.image_id
+    if image_id is None:
+        image_id = plain(entry.image) if isinstance(entry.image, str) else entry.number
+    kinds = (fields.get("answer_type"), fields.get("question_type"))
+    return Question(
+        image,
+        image_id,
+        entry.number if identity is None else identity,
+        question.strip(),
+        answers,
+        entry.origin,
+        choices,
+        correct,
+        *(kind if isinstance(kind, str) and kind else None for kind in kinds),
+    )
