@@ -1,4 +1,4 @@
-"""Compose captioned scenes from the drawings in `data/emoji/`, in seconds and always the same.
+"""Compose scenes, captions and questions from `data/emoji/`, in seconds and always the same.
 
     python scripts/make_scenes.py --out data/scenes
 
@@ -14,6 +14,10 @@ split is the same in both styles: only the drawings differ. A row holds
     larger       of two things the clearly larger one, else null
     background, pattern   "blue" ..., and "plain", "gradient", "stripes" or "speckle"
 
+and beside it `{train,validation,test}-questions.jsonl`, three questions about each scene, with
+image_id, question_id, question, ten answers, answer_type and question_type (see
+`scene_questions.py`). Questions alone are written anew where the scenes are there already.
+
 Pairs of things are held out. Number the things as in `things.json`: things i and j meet in test
 scenes only if (i + j) % 10 == 0, in validation scenes only if it is 5, and else in training. A test
 scene of three shows at least one test pair and no validation pair, and the other way round.
@@ -22,6 +26,7 @@ scene of three shows at least one test pair and no validation pair, and the othe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import io
@@ -36,12 +41,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scene_questions import ask
 
 ROOT = Path(__file__).resolve().parents[1]
 EMOJI = ROOT / "data" / "emoji"
 STYLES = ("openmoji", "noto")
 SPLITS = ("train", "validation", "test")
 RECIPE = 2  # raise it when the scenes of a seed change, so that older folders are refused
+QUESTIONS = 1  # raise it when their questions change, so that older ones are written anew
 
 SIDE = 128  # pixels, width and height of a scene
 MARGIN = 3  # pixels that stay free at the border and between two things
@@ -331,7 +338,7 @@ def compose_split(style: str, split: str, count: int, seed: int) -> Iterator[dic
 
 
 def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write through a temporary file, so that `path` is complete or absent."""
+    """The scenes of one file."""
     import pyarrow
     import pyarrow.parquet
     from datasets import Features, List, Value
@@ -351,11 +358,36 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
             "pattern": text,
         }
     )
+    table = pyarrow.Table.from_pylist(rows, schema=features.arrow_schema)
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(table, partial, row_group_size=100)
+
+
+def write_questions(scenes: Path, path: Path, split: str, seed: int) -> None:
+    """The questions about the scenes of one file. Each scene has its own generator, as above.
+
+    Every other scene has yes for an answer to its question of yes or no, so that half of them do.
+    """
+    import pyarrow.parquet
+
+    columns = ["image_id", "captions", "things", "relation", "larger", "background"]
+    rows = pyarrow.parquet.read_table(scenes, columns=columns).to_pylist()
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        for number, scene in enumerate(rows):
+            rng = np.random.default_rng([seed, SPLITS.index(split), number, QUESTIONS])
+            image_id = scene["image_id"]
+            for count, fields in enumerate(ask(scene, load_things(), number % 2 == 0, rng)):
+                ids = {"image_id": image_id, "question_id": f"{image_id}-{count}"}
+                file.write(json.dumps(ids | fields) + "\n")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write, so that `path` is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        table = pyarrow.Table.from_pylist(rows, schema=features.arrow_schema)
-        pyarrow.parquet.write_table(table, partial, row_group_size=100)
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -369,15 +401,19 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def is_there(out: Path, settings: dict[str, Any]) -> bool:
-    """True if `out` holds a complete set made with these settings; an error if with others."""
+def read_manifest(out: Path, settings: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of the files of scenes and of questions that `out` was given with these settings.
+
+    Questions of another recipe count as absent. Raises SceneError for scenes of other settings.
+    """
     manifest = out / "manifest.json"
     if not manifest.is_file():
-        return False
+        return {}, {}
     try:
         made = json.loads(manifest.read_text(encoding="utf-8"))
-        found = made["settings"]
-        sizes = made["bytes"]
+        found, scenes = made["settings"], made["bytes"]
+        asked = made.get("questions", {"recipe": 0})
+        questions = asked["bytes"] if asked["recipe"] == QUESTIONS else {}
     except (ValueError, KeyError, TypeError) as error:
         raise SceneError(f"{manifest} is unreadable ({error}): delete {out} and rerun.") from error
     if found != settings:
@@ -386,30 +422,46 @@ def is_there(out: Path, settings: dict[str, Any]) -> bool:
         raise SceneError(
             f"{out} holds other scenes ({differ}). Delete that folder, or give another --out."
         )
+    return scenes, questions
+
+
+def are_there(out: Path, sizes: dict[str, int]) -> bool:
+    """Whether all these files are complete."""
     files = {name: out / name for name in sizes}
-    return all(path.is_file() and path.stat().st_size == sizes[n] for n, path in files.items())
+    return bool(files) and all(
+        path.is_file() and path.stat().st_size == sizes[name] for name, path in files.items()
+    )
 
 
 def make(out: Path, counts: dict[str, int], seed: int = 0) -> bool:
-    """Write all scenes under `out`, the manifest last; False if they are there already.
+    """Write all scenes and questions under `out`, the manifest last; False if they are there.
 
-    Raises SceneError when `out` holds scenes of other settings.
+    Scenes that are there stay as they are. Raises SceneError when they are of other settings.
     """
     if seed < 0 or min(counts.values()) < 1:
         raise SceneError(f"seed {seed} and counts {counts}: a seed from 0, and counts from 1.")
     settings = {"recipe": RECIPE, "seed": seed, **counts, "drawings": fingerprint()}
-    if is_there(out, settings):
+    scenes, questions = read_manifest(out, settings)
+    keep = are_there(out, scenes)
+    if keep and are_there(out, questions):
         return False
-    sizes = {}
+    scenes, questions = {} if not keep else scenes, {}
     for style in STYLES:
         for split in SPLITS:
             path = out / style / f"{split}.parquet"
-            write_parquet(list(compose_split(style, split, counts[split], seed)), path)
-            sizes[path.relative_to(out).as_posix()] = path.stat().st_size
-    partial = out / f".manifest.{os.getpid()}"
-    content = json.dumps({"settings": settings, "bytes": sizes}, indent=2)
-    partial.write_text(content + "\n", encoding="utf-8")
-    partial.replace(out / "manifest.json")
+            if not keep:
+                write_parquet(list(compose_split(style, split, counts[split], seed)), path)
+                scenes[path.relative_to(out).as_posix()] = path.stat().st_size
+            asked = path.with_name(f"{split}-questions.jsonl")
+            write_questions(path, asked, split, seed)
+            questions[asked.relative_to(out).as_posix()] = asked.stat().st_size
+    content = {
+        "settings": settings,
+        "bytes": scenes,
+        "questions": {"recipe": QUESTIONS, "bytes": questions},
+    }
+    with replacing(out / "manifest.json") as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return True
 
 
@@ -441,9 +493,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not made:
         print(f"{options.out}: these scenes are there already")
         return 0
-    size = sum(path.stat().st_size for path in options.out.glob("*/*.parquet")) / 1e6
+    size = sum(path.stat().st_size for path in options.out.glob("*/*.*")) / 1e6
     total = 2 * sum(counts.values())
-    print(f"{options.out}: {total} scenes, {size:.0f} MB, {time.perf_counter() - start:.0f} s")
+    took = time.perf_counter() - start
+    print(f"{options.out}: {total} scenes with questions, {size:.0f} MB, {took:.0f} s")
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import make_scenes
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import Image as ImageColumn
 from datasets import load_dataset
@@ -35,6 +36,10 @@ def hashes(folder: Path) -> dict[str, str]:
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*.*"))
     }
+
+
+def read_questions(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_same_seed_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -202,6 +207,44 @@ def test_an_incomplete_set_is_made_again(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob(".*")]
 
 
+def test_questions_are_about_the_scenes_beside_them(folder: Path) -> None:
+    for style in make_scenes.STYLES:
+        for split, count in COUNTS.items():
+            questions = read_questions(folder / style / f"{split}-questions.jsonl")
+            scenes = pq.read_table(folder / style / f"{split}.parquet", columns=["image_id"])
+            assert len(questions) == 3 * count
+            assert [q["image_id"] for q in questions[::3]] == scenes["image_id"].to_pylist()
+            assert len({q["question_id"] for q in questions}) == len(questions)
+            said = [q["answers"] for q in questions if q["answer_type"] == "yes/no"]
+            assert [answers.count("yes") > 5 for answers in said] == [True, False] * (count // 2)
+
+
+def test_both_styles_are_asked_the_same(folder: Path) -> None:
+    first, second = (
+        read_questions(folder / style / "train-questions.jsonl") for style in make_scenes.STYLES
+    )
+    names = ("question", "answers", "answer_type", "question_type")
+    assert [[q[n] for n in names] for q in first] == [[q[n] for n in names] for q in second]
+
+
+def test_questions_are_made_for_scenes_that_are_there(tmp_path: Path) -> None:
+    few = {"train": 2, "validation": 1, "test": 1}
+    make_scenes.make(tmp_path, few)
+    expected = hashes(tmp_path)
+    scenes = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    manifest = tmp_path / "manifest.json"
+    made = json.loads(manifest.read_text())
+    for older in ({}, {"questions": {"recipe": 0, "bytes": {}}}, {"questions": made["questions"]}):
+        content = {"settings": made["settings"], "bytes": made["bytes"], **older}
+        manifest.write_text(json.dumps(content))
+        (tmp_path / "noto" / "test-questions.jsonl").unlink()
+        assert make_scenes.make(tmp_path, few)
+        assert hashes(tmp_path) == expected
+        assert not make_scenes.make(tmp_path, few)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == scenes
+    assert not [path for path in tmp_path.rglob(".*")]
+
+
 def test_other_settings_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(make_scenes.SceneError, match=r"seed 0 there, 1 asked.*another --out"):
         make_scenes.make(folder, COUNTS, seed=1)
@@ -213,9 +256,10 @@ def test_an_unreadable_manifest_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(make_scenes.SceneError, match="unreadable"):
         make_scenes.make(tmp_path, COUNTS)
-    (tmp_path / "manifest.json").write_text(json.dumps([1]), encoding="utf-8")
-    with pytest.raises(make_scenes.SceneError, match="unreadable"):
-        make_scenes.make(tmp_path, COUNTS)
+    for content in ([1], {"settings": {}, "bytes": {}, "questions": {}}):
+        (tmp_path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(make_scenes.SceneError, match="unreadable"):
+            make_scenes.make(tmp_path, COUNTS)
 
 
 @pytest.mark.parametrize(("seed", "train"), [(-1, 5), (0, 0)])
