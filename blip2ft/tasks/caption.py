@@ -18,6 +18,7 @@ from blip2ft.data.batches import IGNORE, Sample, TextLayout
 from blip2ft.data.images import EvalTransform, TrainTransform
 from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.data.order import Key
+from blip2ft.data.questions import Question
 from blip2ft.data.records import Record
 from blip2ft.losses import language_modeling
 from blip2ft.metrics import score_captions
@@ -108,7 +109,7 @@ def predict(
     model: Blip2ForConditionalGeneration,
     layout: TextLayout,
     transform: EvalTransform,
-    records: Sequence[Record],
+    records: Sequence[Record | Question],
     *,
     prompts: str | Sequence[str],
     batch_size: int = 16,
@@ -160,7 +161,7 @@ def score(records: Sequence[Record], captions: Sequence[str], *, java: bool = Fa
 
 @dataclass(frozen=True)
 class _Questions(Dataset):
-    records: Sequence[Record]
+    records: Sequence[Record | Question]
     prompts: Sequence[str]
     transform: EvalTransform
 

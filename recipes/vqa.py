@@ -1,0 +1,259 @@
+"""Fine-tune BLIP-2 to answer questions about images: the run, from top to bottom.
+
+accelerate launch recipes/vqa.py --config recipes/vqa/tiny.yaml
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from blip2ft.cli import quiet_libraries
+from blip2ft.config import VqaConfig
+from blip2ft.parse import parse_config, run_cleanly
+from blip2ft.training.run import check_output
+from blip2ft.training.settings import check_settings, warmup_warning
+
+
+def main(config: VqaConfig, config_yaml: str) -> None:
+    check_output(config.output, resume=config.train.resume)
+    check_settings(asdict(config))
+    quiet_libraries()
+    # Heavy imports come after the settings are read: --help and typing errors answer at once.
+    import torch
+    from accelerate.utils import set_seed
+    from torch.utils.data import DataLoader
+
+    from blip2ft.data.batches import text_layout
+    from blip2ft.data.images import transforms_for
+    from blip2ft.data.loading import load_batches
+    from blip2ft.data.order import Order
+    from blip2ft.data.questions import Question, read_questions
+    from blip2ft.models.adapters import attach_lora, describe_training, locate_source, save_trained
+    from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
+    from blip2ft.models.vqa import load_vqa
+    from blip2ft.tasks.caption import caption_loss, count_labels
+    from blip2ft.tasks.vqa import answer, answer_samples, ask, commonest_answers, score
+    from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.loop import Milestones, check_metric, train
+    from blip2ft.training.optimizer import make_optimizer, make_schedule
+    from blip2ft.training.preflight import preflight
+    from blip2ft.training.processes import frozen_dtype, start_processes
+    from blip2ft.training.run import open_run, read_evaluation, record_evaluation
+    from blip2ft.training.summary import answer_table, score_table
+
+    # What can't work is refused before anything is loaded or written.
+    parts = asdict(config.parts)
+    check_parts(parts, config.quantize)
+    ask(config.prompt, "what")
+    candidates = None
+    if config.candidates is not None:
+        lines = Path(config.candidates).read_text(encoding="utf-8").splitlines()
+        candidates = [line.strip() for line in lines if line.strip()]
+    accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
+    say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
+    set_seed(config.seed)
+
+    train_questions: list[Question] = []
+    if not config.evaluate_only:
+        for source in config.data.train:
+            train_questions += read_questions(**asdict(source))
+    validation_questions = read_questions(**asdict(config.data.validation))
+    test_questions, test_split = validation_questions, "validation"
+    if config.data.test is not None:
+        test_questions, test_split = read_questions(**asdict(config.data.test)), "test"
+    if not config.evaluate_only:
+        known = score(validation_questions[:1], [""])
+        check_metric(config.train.best_metric, known)
+
+    # The model: loaded, adapted, frozen.
+    model, processor = load_vqa(
+        config.model.name,
+        stage1=config.stage1,
+        question_in_qformer=config.question_in_qformer,
+        revision=config.model.revision,
+        image_size=config.model.image_size,
+        dtype=torch.float32,
+        quantize=config.quantize,
+    )
+    lora = attach_lora(model, parts, **asdict(config.lora))
+    set_trainable(model, parts, frozen_dtype(accelerator, model.config))
+    checkpoint_gradients(model, config.model.gradient_checkpointing)
+    model.to(accelerator.device)
+    say(parts_table(model, parts))
+    layout = text_layout(model, processor, config.data.max_target_tokens)
+    augment, resize = transforms_for(
+        processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
+    )
+    run, bare = Path(config.output), model
+
+    def evaluate(questions: Sequence[Question], split: str, step: int) -> dict[str, float]:
+        answers = answer(
+            bare,
+            layout,
+            resize,
+            questions,
+            template=config.prompt,
+            candidates=candidates,
+            workers=config.data.workers,
+            accelerator=accelerator,
+            progress=True,
+            **asdict(config.generation),
+        )
+        scores = score(questions, answers)
+        if accelerator.is_main_process:
+            rows = [
+                {
+                    "question_id": q.question_id,
+                    "image_id": q.image_id,
+                    "question": q.question,
+                    "answer": a,
+                    "answers": q.answers,
+                }
+                for q, a in zip(questions, answers, strict=True)
+            ]
+            record_evaluation(run, split, step, scores, rows)
+            # what the evaluation servers take
+            results = [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
+            path = run / "predictions" / f"{split}-{step:08d}-results.json"
+            path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
+        accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
+        return scores
+
+    def start_run() -> None:
+        if accelerator.is_main_process:
+            open_run(run, config_yaml, resume=config.train.resume)
+        accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
+        accelerator.wait_for_everyone()
+
+    if config.evaluate_only:
+        start_run()
+        scores = evaluate(test_questions, test_split, 0)
+        say(f"\n{score_table({}, scores)}")
+        say(f"\nnothing was trained; everything lies in {run}")
+        return
+
+    # Samples, their order, and how the processes share a step.
+    samples = answer_samples(
+        train_questions, augment, config.prompt, config.seed, answers=config.data.answers
+    )
+    order = Order(len(samples), config.train.batch_size, config.seed)
+    steps = order.steps(config.train.epochs)
+    steps = min(steps, config.train.max_steps or steps)
+    processes, size = accelerator.num_processes, config.train.micro_batch_size
+    accumulation = order.accumulation(processes, size)
+    say(
+        f"{len(train_questions)} questions, {len(samples)} samples; {steps} steps of "
+        f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
+    )
+    warning = warmup_warning(config.optimizer.warmup_steps, steps)
+    if warning:
+        say(warning)
+
+    def batches(first: int, last: int) -> DataLoader:
+        keys = order.micro_batches(
+            first, last, rank=accelerator.process_index, world_size=processes, size=size
+        )
+        return load_batches(
+            samples,
+            keys,
+            layout.collate,
+            workers=config.data.workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    if config.train.preflight:
+        few = [samples[key] for key in order.batch(0)[:2]]
+        preflight(model, parts, layout, few, caption_loss, accelerator)
+
+    # From here on there is a run.
+    start_run()
+    optimizer = make_optimizer(
+        model,
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        vision_layer_decay=config.optimizer.vision_layer_decay,
+    )
+    schedule = make_schedule(
+        optimizer,
+        steps=steps,
+        warmup_steps=config.optimizer.warmup_steps,
+        lr=config.optimizer.lr,
+        min_lr=config.optimizer.min_lr,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    checkpoints = list_checkpoints(run / "checkpoints")
+    # a run that was stopped before its first checkpoint may have it already
+    if not read_evaluation(run, test_split, 0).scores:
+        evaluate(test_questions, test_split, 0)
+    every = config.train.evaluate_every or order.steps(1)
+    best = train(
+        accelerator=accelerator,
+        run=run,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        batches=batches,
+        accumulation=accumulation,
+        steps=steps,
+        loss=caption_loss,
+        count=count_labels,
+        evaluate=lambda step: evaluate(validation_questions, "validation", step),
+        milestones=Milestones(
+            evaluate_every=every,
+            checkpoint_every=config.train.checkpoint_every or every,
+            log_every=config.train.log_every,
+            keep_checkpoints=config.train.keep_checkpoints,
+            best_metric=config.train.best_metric,
+        ),
+        max_grad_norm=config.optimizer.max_grad_norm,
+        resume_from=checkpoints[-1] if checkpoints else None,
+    )
+
+    # The best weights are the run's result.
+    load_weights(checkpoint_of(run / "checkpoints", best), bare)
+    if test_split == "test":
+        evaluate(test_questions, test_split, best)
+    if accelerator.is_main_process:
+        description = describe_training(
+            "vqa",
+            base=config.model.name,
+            revision=config.model.revision,
+            image_size=bare.config.vision_config.image_size,
+            parts=parts,
+            prompt=config.prompt,
+            question_in_qformer=config.question_in_qformer,
+            stage1=None if config.stage1 is None else locate_source(config.stage1),
+            generation=asdict(config.generation),
+        )
+        save_trained(bare, run / "adapter", lora, description)
+    accelerator.end_training()
+    before, after = read_evaluation(run, test_split, 0), read_evaluation(run, test_split, best)
+    guessed = score(test_questions, commonest_answers(train_questions, test_questions))
+    say(f"\nof the {test_split} split:\n{score_table(before.scores, after.scores)}")
+    say(f"always the commonest answer of the type: {guessed.get('accuracy', 0):.2f}")
+    say(f"\n{answer_table(_as_captions(before.answers), _as_captions(after.answers))}")
+    say(f"\nbest step {best} of {steps}; everything lies in {run}")
+    say(f"a model for stock transformers: blip2ft export {run} --out FOLDER")
+
+
+def _as_captions(rows: Sequence[dict]) -> list[dict]:
+    """Answers as `answer_table` shows captions: what was asked, and what people said."""
+    return [
+        {
+            "image_id": f"{row['image_id']}  {row['question']}",
+            "caption": row["answer"],
+            "references": sorted(set(row["answers"]), key=row["answers"].count, reverse=True),
+        }
+        for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    run_cleanly(
+        lambda: main(*parse_config(VqaConfig, sys.argv[1:], "recipes/vqa.py")),
+        debug="--debug" in sys.argv,
+    )
