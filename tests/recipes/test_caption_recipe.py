@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -330,6 +331,33 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
     # and once more after its end
     run_recipe(*tiny(opt_folder, photo_folder, parts), *words, "--train.resume", "true")
     assert read_lines(parts / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
+
+
+def test_a_signal_to_the_whole_group_saves_and_stops(opt_folder, photo_folder, tmp_path):
+    """As `timeout` and schedulers send it: the loader's worker gets it too."""
+    run, words = tmp_path / "run", ["--data.workers", 1, "--train.evaluate_every", 99999]
+    words += ["--train.epochs", 9999, "--train.max_steps", "null"]
+    command = [sys.executable, RECIPE, *tiny(opt_folder, photo_folder, run), *words]
+    running = subprocess.Popen(
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        while not read_lines(run / "log.jsonl") and running.poll() is None:
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGTERM)
+        _, said = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 128 + signal.SIGTERM, said[-3000:]
+    (saved,) = list_checkpoints(run / "checkpoints")
+    assert said.rstrip().splitlines()[-1].startswith(f"stopped; the state is saved in {saved}.")
+    assert "Traceback" not in said
 
 
 def test_fp16_with_flan_t5_is_refused(t5_folder, photo_folder, tmp_path, monkeypatch):

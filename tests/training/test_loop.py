@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from small_run import small_run
 
-import blip2ft.tasks.caption
+import blip2ft.data.loading
 from blip2ft.data.images import open_image
 from blip2ft.errors import Interrupted
 from blip2ft.tasks.caption import caption_loss
@@ -236,7 +236,7 @@ def test_a_disk_that_fails_stops_the_run_with_its_state_saved(
             raise OSError(5, "Input/output error")
         return open_image(*arguments, **options)
 
-    monkeypatch.setattr(blip2ft.tasks.caption, "open_image", failing)
+    monkeypatch.setattr(blip2ft.data.loading, "open_image", failing)
     with pytest.raises(
         ValueError, match=r"Input/output error \(The state is saved in .*resume true"
     ):
