@@ -11,13 +11,16 @@ from pathlib import Path
 
 from blip2ft.cli import quiet_libraries
 from blip2ft.config import RetrievalConfig
+from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
-from blip2ft.training.run import check_counts, check_output
+from blip2ft.training.run import check_output
+from blip2ft.training.settings import check_settings, warmup_warning
 
 
 def main(config: RetrievalConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
-    check_counts(asdict(config.train))
+    check_settings(asdict(config))
+    check_model_name(config.model.name)
     quiet_libraries()
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
@@ -27,6 +30,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.data.images import transforms_for
     from blip2ft.data.loading import load_batches
     from blip2ft.data.order import Order
+    from blip2ft.data.overlap import overlap_warning
     from blip2ft.data.pairs import pair_layout
     from blip2ft.data.records import Record, read_records
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
@@ -46,7 +50,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import check_training
-    from blip2ft.training.processes import frozen_dtype, start_processes
+    from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import open_run, read_evaluation, record_evaluation
     from blip2ft.training.summary import answer_table, score_table
 
@@ -57,13 +61,19 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     weights = {name: getattr(config.objectives, name) for name in ("itc", "itm", "itg")}
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
+    workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
     train_records = read_records(**asdict(config.data.train))
     validation_records = read_records(**asdict(config.data.validation))
-    test_records = validation_records
+    # without a test split, before and after are told of validation, by its name
+    final, final_records = "validation", validation_records
     if config.data.test is not None:
-        test_records = read_records(**asdict(config.data.test))
+        final, final_records = "test", read_records(**asdict(config.data.test))
+    if not config.evaluate_only:
+        for split, records in {"validation": validation_records, final: final_records}.items():
+            if warning := overlap_warning(train_records, records, split):
+                say(warning)
 
     # The model: loaded, adapted, frozen.
     model, processor = load_retriever(
@@ -98,6 +108,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         f"{len(train_records)} images, {len(samples)} captions; {steps} steps of "
         f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
     )
+    if warning := warmup_warning(config.optimizer.warmup_steps, steps):
+        say(warning)
     if accumulation > 1:
         compared = order.batch_size if config.objectives.cache_itc else processes * size
         say(
@@ -113,7 +125,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
             samples,
             keys,
             layout.collate,
-            workers=config.data.workers,
+            workers=workers,
             pin_memory=accelerator.device.type == "cuda",
         )
 
@@ -150,7 +162,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
             resize,
             records,
             [caption for record in records for caption in record.captions],
-            workers=config.data.workers,
+            workers=workers,
             accelerator=accelerator,
             progress=True,
             **asdict(config.search),
@@ -163,10 +175,10 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
 
     checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already
-    if not read_evaluation(run, "test", 0).scores:
-        evaluate(test_records, "test", 0)
+    if not read_evaluation(run, final, 0).scores:
+        evaluate(final_records, final, 0)
     if config.evaluate_only:
-        say(f"\n{score_table({}, read_evaluation(run, 'test', 0).scores)}")
+        say(f"\n{score_table({}, read_evaluation(run, final, 0).scores)}")
         say(f"\nnothing was trained; everything lies in {run}")
         return
     every = config.train.evaluate_every or order.steps(1)
@@ -196,7 +208,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
 
     # The best weights are the run's result.
     load_weights(checkpoint_of(run / "checkpoints", best), bare)
-    evaluate(test_records, "test", best)
+    if final == "test":
+        evaluate(final_records, final, best)
     if accelerator.is_main_process:
         description = describe_training(
             "retrieval",
@@ -209,8 +222,9 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         )
         save_trained(bare, run / "adapter", lora, description)
     accelerator.end_training()
-    before, after = read_evaluation(run, "test", 0), read_evaluation(run, "test", best)
-    say(f"\n{score_table(before.scores, after.scores)}")
+    before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
+    say(f"\nscores on the {final} split, {len(final_records)} images")
+    say(score_table(before.scores, after.scores))
     say(f"\n{answer_table(before.answers, after.answers)}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")
     say(f"a model for stock transformers: blip2ft export {run} --out FOLDER")

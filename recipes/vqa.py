@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blip2ft.cli import quiet_libraries
 from blip2ft.config import VqaConfig
+from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
 from blip2ft.training.run import check_output
 from blip2ft.training.settings import check_settings, warmup_warning
@@ -20,6 +21,7 @@ from blip2ft.training.settings import check_settings, warmup_warning
 def main(config: VqaConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
     check_settings(asdict(config))
+    check_model_name(config.model.name)
     quiet_libraries()
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
@@ -40,7 +42,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import preflight
-    from blip2ft.training.processes import frozen_dtype, start_processes
+    from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import open_run, read_evaluation, record_evaluation
     from blip2ft.training.summary import answer_table, score_table
 
@@ -54,6 +56,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         candidates = [line.strip() for line in lines if line.strip()]
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
+    workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
     train_questions: list[Question] = []
@@ -61,9 +64,9 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         for source in config.data.train:
             train_questions += read_questions(**asdict(source))
     validation_questions = read_questions(**asdict(config.data.validation))
-    test_questions, test_split = validation_questions, "validation"
+    final, final_questions = "validation", validation_questions
     if config.data.test is not None:
-        test_questions, test_split = read_questions(**asdict(config.data.test)), "test"
+        final, final_questions = "test", read_questions(**asdict(config.data.test))
     if not config.evaluate_only:
         known = score(validation_questions[:1], [""])
         check_metric(config.train.best_metric, known)
@@ -97,7 +100,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             questions,
             template=config.prompt,
             candidates=candidates,
-            workers=config.data.workers,
+            workers=workers,
             accelerator=accelerator,
             progress=True,
             **asdict(config.generation),
@@ -130,7 +133,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     if config.evaluate_only:
         start_run()
-        scores = evaluate(test_questions, test_split, 0)
+        scores = evaluate(final_questions, final, 0)
         say(f"\n{score_table({}, scores)}")
         say(f"\nnothing was trained; everything lies in {run}")
         return
@@ -148,8 +151,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         f"{len(train_questions)} questions, {len(samples)} samples; {steps} steps of "
         f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
     )
-    warning = warmup_warning(config.optimizer.warmup_steps, steps)
-    if warning:
+    if warning := warmup_warning(config.optimizer.warmup_steps, steps):
         say(warning)
 
     def batches(first: int, last: int) -> DataLoader:
@@ -160,7 +162,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             samples,
             keys,
             layout.collate,
-            workers=config.data.workers,
+            workers=workers,
             pin_memory=accelerator.device.type == "cuda",
         )
 
@@ -187,8 +189,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     model, optimizer = accelerator.prepare(model, optimizer)
     checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already
-    if not read_evaluation(run, test_split, 0).scores:
-        evaluate(test_questions, test_split, 0)
+    if not read_evaluation(run, final, 0).scores:
+        evaluate(final_questions, final, 0)
     every = config.train.evaluate_every or order.steps(1)
     best = train(
         accelerator=accelerator,
@@ -215,8 +217,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     # The best weights are the run's result.
     load_weights(checkpoint_of(run / "checkpoints", best), bare)
-    if test_split == "test":
-        evaluate(test_questions, test_split, best)
+    if final == "test":
+        evaluate(final_questions, final, best)
     if accelerator.is_main_process:
         description = describe_training(
             "vqa",
@@ -231,9 +233,10 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         )
         save_trained(bare, run / "adapter", lora, description)
     accelerator.end_training()
-    before, after = read_evaluation(run, test_split, 0), read_evaluation(run, test_split, best)
-    guessed = score(test_questions, commonest_answers(train_questions, test_questions))
-    say(f"\nof the {test_split} split:\n{score_table(before.scores, after.scores)}")
+    before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
+    guessed = score(final_questions, commonest_answers(train_questions, final_questions))
+    say(f"\nscores on the {final} split, {len(final_questions)} questions")
+    say(score_table(before.scores, after.scores))
     say(f"always the commonest answer of the type: {guessed.get('accuracy', 0):.2f}")
     say(f"\n{answer_table(_as_captions(before.answers), _as_captions(after.answers))}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")

@@ -67,6 +67,7 @@ def run_qformer(
     mask: Tensor | None = None,
     images: Sequence[tuple[ImageKeys, int]] = (),
     query_length: int = 0,
+    only_queries: bool = False,
 ) -> Tensor:
     """The last hidden states (R, L, D) of `embeds` (R, L, D), as `qformer(...)` would give them.
 
@@ -74,11 +75,14 @@ def run_qformer(
     images: whom the first `query_length` positions look at: (keys of N images, rows each). Their
       rows follow each other: [(ours, 2), (others, 1)] are rows 0, 1 of our first image, rows 2, 3
       of the second ..., then one row for each of the others.
+    only_queries: give the states of the queries alone (R, query_length, D).
     """
     hidden = qformer.dropout(qformer.layernorm(embeds.to(qformer.layernorm.weight.dtype)))
     for i, layer in enumerate(qformer.encoder.layer):
         seen = [(kv, rows) for keys, rows in images if (kv := keys.layers[i]) is not None]
         run = partial(_run_layer, layer, mask=mask, seen=seen, query_length=query_length)
+        if only_queries and layer is qformer.encoder.layer[-1]:
+            run = partial(run, only_queries=True)
         if layer.gradient_checkpointing and layer.training and torch.is_grad_enabled():
             hidden = layer._gradient_checkpointing_func(run, hidden)
         else:
@@ -93,6 +97,7 @@ def _run_layer(
     mask: Tensor | None,
     seen: Sequence[tuple[tuple[Tensor, Tensor], int]],
     query_length: int,
+    only_queries: bool = False,
 ) -> Tensor:
     attended = layer.attention(hidden_states=hidden, attention_mask=mask)
     if not query_length:
@@ -101,7 +106,7 @@ def _run_layer(
     if layer.has_cross_attention:
         queries = layer.crossattention.output(_look_at_images(layer, queries, seen), queries)
     queries = layer.feed_forward_chunk_query(queries)
-    if not text.shape[1]:
+    if only_queries or not text.shape[1]:
         return queries
     return torch.cat([queries, layer.feed_forward_chunk(text)], dim=1)
 

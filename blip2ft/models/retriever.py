@@ -210,8 +210,10 @@ class Retriever(Blip2ForImageTextRetrieval):
         embeds = self.embeddings(input_ids=input_ids, query_embeds=queries)
         length = queries.shape[1]
         mask = bidirectional_mask(attention_mask, length, embeds.dtype)
-        states = run_qformer(self.qformer, embeds, mask=mask, images=images, query_length=length)
-        return self.itm_head(states[:, :length]).float().mean(1)
+        states = run_qformer(
+            self.qformer, embeds, mask=mask, images=images, query_length=length, only_queries=True
+        )
+        return self.itm_head(states).float().mean(1)
 
     def similarity_logits(
         self,

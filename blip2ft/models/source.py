@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
 
+from blip2ft.hub import check_model_name
 from blip2ft.models.parts import PARTS
 
 
@@ -48,6 +49,7 @@ def read_config(
     name: str, revision: str | None = None, types: Collection[str] = ("blip-2",)
 ) -> PreTrainedConfig:
     """The config of a BLIP-2, or of another of `types`; ValueError for anything else."""
+    check_model_name(name)
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         hint = ""

@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -42,20 +42,17 @@ def random_images(count: int, tokens: int, device: str) -> torch.Tensor:
     return torch.randn(count, tokens, 1408, generator=generator).to(device)
 
 
-def time_pair(
-    ours: Callable[[], object], peer: Callable[[], object], repeats: int, device: str
-) -> tuple[float, float]:
-    """Median seconds of each, taken in turn after one call to warm up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(repeats + 1):
-        for call, taken in zip((ours, peer), times, strict=True):
+def time_in_turn(calls: Sequence[Callable[[], object]], repeats: int, device: str) -> list[float]:
+    """Median seconds of each call, all taken in turn; each has been called before, to warm up."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, taken in zip(calls, times, strict=True):
             _wait(device)
             start = time.perf_counter()
             call()
             _wait(device)
-            if turn:
-                taken.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in times]
 
 
 def describe_machine(device: str) -> str:

@@ -16,7 +16,7 @@ from machine import (
     full_size_retriever,
     random_images,
     random_texts,
-    time_pair,
+    time_in_turn,
 )
 from plain import image_features, losses, text_features, turn_off_dropout
 
@@ -74,7 +74,7 @@ def main() -> None:
     relative = max(
         float((gradients[name] - wanted[name]).norm()) / max(norm[name], floor) for name in wanted
     )
-    fast, slow = time_pair(ours, peer, options.repeats, options.device)
+    fast, slow = time_in_turn((ours, peer), options.repeats, options.device)
     print(
         f"{options.images} images of {options.tokens} tokens: ours {fast:.3f} s, stock {slow:.3f} s"
     )

@@ -29,10 +29,8 @@ from blip2ft.tasks.retrieval import (
 
 
 def two_processes(*arguments) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-q"]
-    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    command += ["--main_process_port", "0", str(Path(__file__).with_name("one_of_two.py"))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", str(Path(__file__).with_name("one_of_two.py"))]
     found = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
 
