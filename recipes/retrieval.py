@@ -221,6 +221,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
             max_text_tokens=config.data.max_target_tokens,
         )
         save_trained(bare, run / "adapter", lora, description)
+    # freed while its group of processes lives: freed later, it may wait for the group forever
+    model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()
     before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
     say(f"\nscores on the {final} split, {len(final_records)} images")

@@ -232,6 +232,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             generation=asdict(config.generation),
         )
         save_trained(bare, run / "adapter", lora, description)
+    # freed while its group of processes lives: freed later, it may wait for the group forever
+    model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()
     before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
     guessed = score(final_questions, commonest_answers(train_questions, final_questions))

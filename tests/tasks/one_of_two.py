@@ -86,6 +86,7 @@ def main(model_folder: str, photos: str, out: str, cached: bool = False) -> None
         ):
             found[name] = torch.from_numpy(np.ascontiguousarray(array))
         save_file({**found, "loss": value}, Path(out))
+    model, batches = accelerator.free_memory(model, batches)
     accelerator.end_training()
 
 
