@@ -12,16 +12,22 @@ __version__ = metadata.version("blip2ft")
 
 # Loaded when first used: torch and transformers take seconds, and `--help` must not.
 _HOMES = {
+    "ask": "blip2ft.captioner",
     "attach_lora": "blip2ft.models.adapters",
     "caption": "blip2ft.captioner",
     "caption_loss": "blip2ft.tasks.caption",
     "export_run": "blip2ft.export",
+    "index_photos": "blip2ft.index",
     "load_captioner": "blip2ft.models.load",
+    "load_retriever": "blip2ft.models.load",
     "load_trained": "blip2ft.models.adapters",
+    "load_vqa": "blip2ft.models.vqa",
     "merge_lora": "blip2ft.models.adapters",
     "parts_table": "blip2ft.models.parts",
+    "read_questions": "blip2ft.data.questions",
     "read_records": "blip2ft.data.records",
     "score_captions": "blip2ft.metrics",
+    "search_photos": "blip2ft.index",
     "set_trainable": "blip2ft.models.parts",
     "text_layout": "blip2ft.data.batches",
 }

@@ -1,4 +1,4 @@
-"""Captions for images in one call."""
+"""Captions for images, and answers to questions about them, in one call."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,10 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.images import open_image, transforms_for, upright_rgb
 from blip2ft.tasks.caption import generate
+from blip2ft.tasks.vqa import ask as fill_template
 
 DEFAULT_PROMPT = "a photo of"
+QUESTION_TEMPLATE = "Question: {} Answer:"
 
 
 def caption(
@@ -32,21 +34,57 @@ def caption(
 
     Raises ValueError for an image that is missing or broken, naming it.
     """
+    asked = [(image, prompt) for image in images]
+    return _answer(model, processor, asked, batch_size, options)
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    questions: Sequence[tuple[str | Path | bytes | Image, str]],
+    *,
+    template: str = QUESTION_TEMPLATE,
+    batch_size: int = 16,
+    num_beams: int = 5,
+    max_new_tokens: int = 10,
+    length_penalty: float = -1.0,
+    **options: Any,
+) -> list[str]:
+    """One answer for each (image, question), in order; decoded as in the paper's section 4.3.
+
+    model, processor: as `load_vqa` returns them. template: what a question becomes; it has to be
+    that of the training. images and further options: see `caption`.
+
+    Raises ValueError for an image that is missing or broken, and for an empty question.
+    """
+    decoding = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    options |= {**decoding, "length_penalty": length_penalty}
+    asked = [(image, fill_template(template, question)) for image, question in questions]
+    return _answer(model, processor, asked, batch_size, options)
+
+
+def _answer(
+    model: Any,
+    processor: Any,
+    asked: Sequence[tuple[Any, str]],
+    batch_size: int,
+    options: dict[str, Any],
+) -> list[str]:
     layout = text_layout(model, processor, max_target_tokens=1)
     _, transform = transforms_for(processor.image_processor)
-    captions: list[str] = []
+    answers: list[str] = []
     dtype = next(model.vision_model.parameters()).dtype
-    for start in range(0, len(images), batch_size):
+    for start in range(0, len(asked), batch_size):
         samples = []
-        for source in images[start : start + batch_size]:
+        for source, prompt in asked[start : start + batch_size]:
             if isinstance(source, Image):
                 image = upright_rgb(source)
             else:
                 path = Path(source) if isinstance(source, str) else source
                 image = open_image(path)
             samples.append(Sample(transform(image).to(dtype), prompt))
-        captions += generate(model, layout, samples, **options)
-    return captions
+        answers += generate(model, layout, samples, **options)
+    return answers
 
 
 def default_device() -> torch.device:

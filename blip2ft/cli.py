@@ -13,6 +13,8 @@ from blip2ft import __version__
 from blip2ft.data.tables import IMAGE_SUFFIXES
 from blip2ft.hub import check_model_name, quiet_retries
 
+DECODING = ("num_beams", "max_new_tokens", "length_penalty")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for add in (
         _add_caption,
+        _add_ask,
         _add_index,
         _add_search,
         _add_score,
@@ -103,15 +106,10 @@ def _caption(arguments: argparse.Namespace) -> int:
     from blip2ft.data.images import open_image
 
     model, processor, description = _load_for_answers(arguments)
-    defaults = description.get("generation", {})
     prompt = arguments.prompt
     if prompt is None:
         prompt = description.get("prompt", DEFAULT_PROMPT)
-    options = {
-        name: getattr(arguments, name) if getattr(arguments, name) is not None else defaults[name]
-        for name in ("num_beams", "max_new_tokens", "length_penalty")
-        if getattr(arguments, name) is not None or name in defaults
-    }
+    options = _decoding(arguments, description)
     broken = 0
     out = arguments.out.open("w", encoding="utf-8") if arguments.out else sys.stdout
     # no bar among the answers on a terminal
@@ -147,6 +145,80 @@ def _caption(arguments: argparse.Namespace) -> int:
     return 2 if broken else 0
 
 
+def _add_ask(commands: Any) -> None:
+    parser = _command(commands, "ask", "Answer questions about images.", _ask)
+    parser.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="one image")
+    parser.add_argument("question", nargs="?", metavar="QUESTION", help="what to ask about it")
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        help="many instead: a table or JSON lines with image and question, or VQAv2's file",
+    )
+    parser.add_argument("--image-root", type=Path, help="folder of the images of --questions")
+    parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--adapter", type=Path, help="a run, or its adapter folder")
+    parser.add_argument("--prompt", help="with {} for the question; default: that of the training")
+    parser.add_argument("--num-beams", type=_positive, help="beams of the search (5)")
+    parser.add_argument("--max-new-tokens", type=_positive, help="longest answer (10)")
+    parser.add_argument("--length-penalty", type=float, help="above 0 favours long answers (-1.0)")
+    parser.add_argument("--batch-size", type=_positive, default=16, help="questions at once (16)")
+    parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    one = arguments.image is not None
+    if one == (arguments.questions is not None) or (one and arguments.question is None):
+        raise ValueError('say what to ask: IMAGE "QUESTION" for one, or --questions FILE for many')
+    if arguments.model:
+        check_model_name(arguments.model)
+    if not arguments.model and not arguments.adapter:
+        raise ValueError("say which model: --model ID_OR_FOLDER, or --adapter RUN")
+    if one and not arguments.image.is_file():
+        raise ValueError(f"there is no image at {arguments.image}")
+    quiet_libraries()
+    from blip2ft.captioner import QUESTION_TEMPLATE, ask
+    from blip2ft.data.images import open_image
+    from blip2ft.data.questions import read_questions
+
+    asked = []
+    if not one:
+        asked = read_questions(
+            arguments.questions, image_root=arguments.image_root, require_answers=False
+        )
+    model, processor, description = _load_for_answers(arguments)
+    template = arguments.prompt or description.get("prompt", QUESTION_TEMPLATE)
+    options = _decoding(arguments, description)
+    if one:
+        print(
+            ask(
+                model,
+                processor,
+                [(arguments.image, arguments.question)],
+                template=template,
+                **options,
+            )[0]
+        )
+        return 0
+    for start in range(0, len(asked), arguments.batch_size):
+        chunk = asked[start : start + arguments.batch_size]
+        images = [open_image(q.image, origin=q.origin) for q in chunk]
+        pairs = [(image, q.question) for image, q in zip(images, chunk, strict=True)]
+        answers = ask(model, processor, pairs, template=template, batch_size=len(pairs), **options)
+        for q, text in zip(chunk, answers, strict=True):
+            row = {"question_id": q.question_id, "question": q.question, "answer": text}
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+    return 0
+
+
+def _decoding(arguments: argparse.Namespace, description: dict[str, Any]) -> dict[str, Any]:
+    """The options of `generate` that were given, else those that the model was tuned for."""
+    found = dict(description.get("generation", {}))
+    given = {name: getattr(arguments, name) for name in DECODING}
+    found |= {name: value for name, value in given.items() if value is not None}
+    return {name: found[name] for name in DECODING if name in found}
+
+
 def _load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     """Model, processor and what is known of prompt and decoding, on the best device."""
     import torch
@@ -154,7 +226,8 @@ def _load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str
     from blip2ft.captioner import default_device
     from blip2ft.export import DTYPES, load_finetuned
     from blip2ft.models.adapters import DESCRIPTION_FILE
-    from blip2ft.models.load import load_captioner
+    from blip2ft.models.source import read_config
+    from blip2ft.models.vqa import load_vqa
 
     device = default_device()
     half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -164,8 +237,19 @@ def _load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str
         model, processor, description = load_finetuned(
             arguments.adapter, dtype=dtype, base=arguments.model, revision=arguments.revision
         )
+        if description["task"] == "retrieval":
+            raise ValueError(
+                f"{arguments.adapter} compares images and texts and writes none; search with it: "
+                "blip2ft index, blip2ft search"
+            )
     else:
-        model, processor = load_captioner(arguments.model, revision=arguments.revision, dtype=dtype)
+        config = read_config(arguments.model, arguments.revision, ("blip-2", "instructblip"))
+        model, processor = load_vqa(
+            arguments.model,
+            question_in_qformer=config.model_type == "instructblip",
+            revision=arguments.revision,
+            dtype=dtype,
+        )
         path = Path(arguments.model) / DESCRIPTION_FILE
         description = json.loads(path.read_text()) if path.is_file() else {}
     return model.to(device), processor, description
