@@ -11,7 +11,9 @@ number=1
 while [ -e "runs/demo-$number" ]; do number=$((number + 1)); done
 run="runs/demo-$number"
 
-OMP_NUM_THREADS=2 python recipes/caption.py --config recipes/caption/tiny.yaml --output "$run"
+accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no \
+    --dynamo_backend no --num_cpu_threads_per_process 2 \
+    recipes/caption.py --config recipes/caption/tiny.yaml --output "$run"
 blip2ft export "$run" --out "$run/model"
 
 cat <<END
