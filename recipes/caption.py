@@ -37,6 +37,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
     from blip2ft.models.load import load_captioner
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
+    from blip2ft.models.source import read_config
     from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels, predict, score
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
     from blip2ft.training.loop import Milestones, check_metric, train
@@ -66,15 +67,18 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     check_metric(config.train.best_metric, score(validation_records[:1], [""]).scores)
 
     # The model: loaded, adapted, frozen.
+    source = read_config(config.model.name, config.model.revision)
+    frozen = frozen_dtype(accelerator, source)
     model, processor = load_captioner(
         config.model.name,
         revision=config.model.revision,
         image_size=config.model.image_size,
         dtype=torch.float32,
         quantize=config.quantize,
+        compute_dtype=frozen,
     )
     lora = attach_lora(model, parts, **asdict(config.lora))
-    set_trainable(model, parts, frozen_dtype(accelerator, model.config))
+    set_trainable(model, parts, frozen)
     checkpoint_gradients(model, config.model.gradient_checkpointing)
     model.to(accelerator.device)
     say(parts_table(model, parts))

@@ -36,6 +36,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
     from blip2ft.models.load import load_retriever
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
+    from blip2ft.models.source import read_config
     from blip2ft.tasks.ranking import rank
     from blip2ft.tasks.retrieval import (
         SCORES,
@@ -76,17 +77,20 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
                 say(warning)
 
     # The model: loaded, adapted, frozen.
+    source = read_config(config.model.name, config.model.revision)
+    frozen = frozen_dtype(accelerator, source)
     model, processor = load_retriever(
         config.model.name,
         revision=config.model.revision,
         image_size=config.model.image_size,
         dtype=torch.float32,
         quantize=config.quantize,
+        compute_dtype=frozen,
         objectives=weights,
         itg_head=config.itg_head,
     )
     lora = attach_lora(model, parts, **asdict(config.lora))
-    set_trainable(model, parts, frozen_dtype(accelerator, model.config))
+    set_trainable(model, parts, frozen)
     for _, parameter in model.unused_parameters():
         parameter.requires_grad_(False)
     checkpoint_gradients(model, config.model.gradient_checkpointing)

@@ -35,6 +35,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.data.questions import Question, read_questions
     from blip2ft.models.adapters import attach_lora, describe_training, locate_source, save_trained
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
+    from blip2ft.models.source import read_config
     from blip2ft.models.vqa import load_vqa
     from blip2ft.tasks.caption import caption_loss, count_labels
     from blip2ft.tasks.vqa import answer, answer_samples, ask, commonest_answers, score
@@ -61,8 +62,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     train_questions: list[Question] = []
     if not config.evaluate_only:
-        for source in config.data.train:
-            train_questions += read_questions(**asdict(source))
+        for questions in config.data.train:
+            train_questions += read_questions(**asdict(questions))
     validation_questions = read_questions(**asdict(config.data.validation))
     final, final_questions = "validation", validation_questions
     if config.data.test is not None:
@@ -72,6 +73,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         check_metric(config.train.best_metric, known)
 
     # The model: loaded, adapted, frozen.
+    source = read_config(config.model.name, config.model.revision, ("blip-2", "instructblip"))
+    frozen = frozen_dtype(accelerator, source)
     model, processor = load_vqa(
         config.model.name,
         stage1=config.stage1,
@@ -80,9 +83,10 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         image_size=config.model.image_size,
         dtype=torch.float32,
         quantize=config.quantize,
+        compute_dtype=frozen,
     )
     lora = attach_lora(model, parts, **asdict(config.lora))
-    set_trainable(model, parts, frozen_dtype(accelerator, model.config))
+    set_trainable(model, parts, frozen)
     checkpoint_gradients(model, config.model.gradient_checkpointing)
     model.to(accelerator.device)
     say(parts_table(model, parts))

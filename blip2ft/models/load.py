@@ -37,6 +37,7 @@ def load_captioner(
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     quantize: Mapping[str, str] | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
     """Load a BLIP-2 that generates text, with a processor that fits it.
 
@@ -46,6 +47,8 @@ def load_captioner(
     image_size: pixels; another size than the checkpoint's interpolates the position embeddings.
     dtype: of the weights; quantised parts aside.
     quantize: {"language": "nf4"} or "int8": parts to hold in fewer bits (needs bitsandbytes).
+    compute_dtype: what 4-bit weights are multiplied in; None is dtype. Under bf16 autocast it has
+      to be bf16, or those products are fp32 in time and memory.
 
     What older checkpoints lack is completed, with a log line: the `<image>` token, its id in the
     config, the processor's number of query tokens.
@@ -60,7 +63,7 @@ def load_captioner(
             f"{name} is a retrieval checkpoint without a language model, so it can't caption; "
             "start from one such as Salesforce/blip2-opt-2.7b"
         )
-    quantization = quantization_config(quantize or {}, dtype)
+    quantization = quantization_config(quantize or {}, compute_dtype or dtype)
     with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
@@ -100,6 +103,7 @@ def load_retriever(
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     quantize: Mapping[str, str] | None = None,
+    compute_dtype: torch.dtype | None = None,
     objectives: Mapping[str, float] | None = None,
     itg_head: str | Path | None = None,
 ) -> tuple[Retriever, Blip2Processor]:
@@ -134,7 +138,7 @@ def load_retriever(
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization_config(quantize or {}, dtype),
+            quantization_config=quantization_config(quantize or {}, compute_dtype or dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )

@@ -51,6 +51,7 @@ def load_vqa(
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     quantize: Mapping[str, str] | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> tuple[
     Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration,
     Blip2Processor | InstructBlipProcessor,
@@ -77,7 +78,12 @@ def load_vqa(
                 "question_in_qformer to true, or start from a BLIP-2"
             )
         return load_captioner(
-            name, revision=revision, image_size=image_size, dtype=dtype, quantize=quantize
+            name,
+            revision=revision,
+            image_size=image_size,
+            dtype=dtype,
+            quantize=quantize,
+            compute_dtype=compute_dtype,
         )
     if is_retriever(config):
         raise ValueError(
@@ -115,7 +121,7 @@ def load_vqa(
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization_config(quantize or {}, dtype),
+            quantization_config=quantization_config(quantize or {}, compute_dtype or dtype),
             key_mapping={r"^qformer\.layernorm\.": "qformer.embeddings.layernorm."},
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
