@@ -9,10 +9,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from blip2ft.cli import quiet_libraries
 from blip2ft.config import RetrievalConfig
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
+from blip2ft.quiet import quiet_libraries
 from blip2ft.training.run import check_output
 from blip2ft.training.settings import check_settings, warmup_warning
 

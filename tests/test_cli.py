@@ -14,8 +14,9 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 import blip2ft.captioner
-import blip2ft.cli
+import blip2ft.commands.inspect
 import blip2ft.models.load
+import blip2ft.models.vqa
 from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned
 from blip2ft.metrics import MetricUnavailable, meteor, spice
@@ -323,7 +324,7 @@ def test_bf16_is_taken_where_the_gpu_computes_in_it(
         dtypes.append(dtype)
         raise ValueError("seen enough")
 
-    monkeypatch.setattr(blip2ft.models.load, "load_captioner", load)
+    monkeypatch.setattr(blip2ft.models.vqa, "load_vqa", load)
     monkeypatch.setattr(blip2ft.captioner, "default_device", lambda: torch.device("cuda"))
     # an older GPU emulates it, which is slower than fp32
     monkeypatch.setattr(
@@ -563,7 +564,7 @@ def test_what_stops_a_command_is_said_in_one_line(
     def stopped(_):
         raise error
 
-    monkeypatch.setattr(blip2ft.cli, "_inspect", stopped)
+    monkeypatch.setattr(blip2ft.commands.inspect, "_inspect", stopped)
     found, out, err = blip2ft_main("inspect", "m")
     assert (found, out) == (status, "")
     assert message in err

@@ -1,0 +1,41 @@
+"""`blip2ft export`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from blip2ft.commands.options import command
+from blip2ft.hub import check_model_name
+from blip2ft.quiet import quiet_libraries
+
+
+def add_export(commands: Any) -> None:
+    parser = command(
+        commands, "export", "Merge a run into a model that stock transformers loads.", _export
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the --output of a run")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, not yet in use")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of the weights")
+    parser.add_argument("--base", help="where the base model is now, if it moved")
+    parser.add_argument("--tolerance", type=float, help="largest relative difference of a logit")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    if arguments.base:
+        check_model_name(arguments.base)
+    quiet_libraries()
+    from blip2ft.export import export_run
+
+    report = export_run(
+        arguments.run_folder,
+        arguments.out,
+        dtype=arguments.dtype,
+        base=arguments.base,
+        tolerance=arguments.tolerance,
+    )
+    print(
+        f"{arguments.out}: stock transformers loads it; its logits differ from the unmerged "
+        f"model's by at most {report['max_difference']:.2g} (largest logit "
+        f"{report['largest_logit']:.3g})"
+    )
+    return 0

@@ -1,0 +1,70 @@
+"""What several commands share: their parser, numbers, model and decoding."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+DECODING = ("num_beams", "max_new_tokens", "length_penalty")
+
+
+def command(commands: Any, name: str, help_line: str, run: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_line, description=help_line)
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,  # not to hide that of the command around this one
+        help="show the traceback of an error",
+    )
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number above 0")
+    return int(text)
+
+
+def decoding(arguments: argparse.Namespace, description: dict[str, Any]) -> dict[str, Any]:
+    """The options of `generate` that were given, else those that the model was tuned for."""
+    found = dict(description.get("generation", {}))
+    given = {name: getattr(arguments, name) for name in DECODING}
+    found |= {name: value for name, value in given.items() if value is not None}
+    return {name: found[name] for name in DECODING if name in found}
+
+
+def load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, processor and what is known of prompt and decoding, on the best device."""
+    import torch
+
+    from blip2ft.captioner import default_device
+    from blip2ft.export import DTYPES, load_finetuned
+    from blip2ft.models.adapters import DESCRIPTION_FILE
+    from blip2ft.models.source import read_config
+    from blip2ft.models.vqa import load_vqa
+
+    device = default_device()
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    auto = torch.bfloat16 if half else torch.float32
+    dtype = auto if arguments.dtype == "auto" else DTYPES[arguments.dtype]
+    if arguments.adapter:
+        model, processor, description = load_finetuned(
+            arguments.adapter, dtype=dtype, base=arguments.model, revision=arguments.revision
+        )
+        if description["task"] == "retrieval":
+            raise ValueError(
+                f"{arguments.adapter} compares images and texts and writes none; search with it: "
+                "blip2ft index, blip2ft search"
+            )
+    else:
+        config = read_config(arguments.model, arguments.revision, ("blip-2", "instructblip"))
+        model, processor = load_vqa(
+            arguments.model,
+            question_in_qformer=config.model_type == "instructblip",
+            revision=arguments.revision,
+            dtype=dtype,
+        )
+        path = Path(arguments.model) / DESCRIPTION_FILE
+        description = json.loads(path.read_text()) if path.is_file() else {}
+    return model.to(device), processor, description
