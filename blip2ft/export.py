@@ -51,6 +51,12 @@ def load_finetuned(
     """
     folder = adapter_folder(Path(run))
     description = read_description(folder)
+    gone = Path(description["base"])
+    if base is None and gone.is_absolute() and not gone.exists():
+        raise ValueError(
+            f"{folder} was trained on {gone}, which isn't there; say where it is now "
+            "(blip2ft export --base, blip2ft caption --model)"
+        )
     if revision is None and base is None:
         revision = description["revision"]
     options = {"revision": revision, "image_size": description["image_size"], "dtype": dtype}
