@@ -38,7 +38,14 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.models.source import read_config
     from blip2ft.models.vqa import load_vqa
     from blip2ft.tasks.caption import caption_loss, count_labels
-    from blip2ft.tasks.vqa import answer, answer_samples, ask, commonest_answers, score
+    from blip2ft.tasks.vqa import (
+        answer,
+        answer_samples,
+        ask,
+        check_questions,
+        commonest_answers,
+        score,
+    )
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
@@ -62,8 +69,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     train_questions: list[Question] = []
     if not config.evaluate_only:
-        for questions in config.data.train:
-            train_questions += read_questions(**asdict(questions))
+        for mixed in config.data.train:
+            train_questions += read_questions(**asdict(mixed))
     validation_questions = read_questions(**asdict(config.data.validation))
     final, final_questions = "validation", validation_questions
     if config.data.test is not None:
@@ -94,6 +101,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     augment, resize = transforms_for(
         processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
     )
+    for questions in (train_questions, validation_questions, final_questions):
+        check_questions(layout, config.prompt, questions)
     run, bare = Path(config.output), model
 
     def evaluate(questions: Sequence[Question], split: str, step: int) -> dict[str, float]:

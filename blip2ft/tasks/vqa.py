@@ -41,6 +41,23 @@ def ask(template: str, question: str) -> str:
     return template.replace("{}", question)
 
 
+def check_questions(layout: TextLayout, template: str, questions: Sequence[Question]) -> None:
+    """Raise ValueError, with file and id, for a question longer than the Q-Former's positions."""
+    if layout.qformer_tokenizer is None:
+        return
+    for question in questions:
+        prompt = ask(template, question.question)
+        if len(prompt) + 2 <= layout.qformer_positions:
+            continue  # a token has a character at least, and two are special
+        tokens = len(layout.qformer_tokenizer(prompt)["input_ids"])
+        if tokens > layout.qformer_positions:
+            raise ValueError(
+                f"{question.origin}: question {question.question_id!r} has {tokens} tokens with "
+                f"its prompt, and the Q-Former's text branch {layout.qformer_positions} positions; "
+                "shorten it, drop it, or set question_in_qformer to false"
+            )
+
+
 @dataclass(frozen=True)
 class AnswerSamples(Dataset):
     """Questions with an answer each, as training samples.

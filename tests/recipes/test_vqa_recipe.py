@@ -196,3 +196,32 @@ def test_bad_prompts_and_missing_stage1_are_refused(
         run_recipe(*words, "--stage1", "null")
     assert not run.exists()
     assert torch.is_grad_enabled()
+
+
+def test_two_processes_answer_as_one(opt_folder, retriever_folder, questions, tmp_path):
+    """Written and chosen answers alike; each question once, in its order."""
+    listed = tmp_path / "answers.txt"
+    listed.write_text("a cat\nred\nthe left bird\n")
+    for name, more in {"written": [], "chosen": ["--candidates", listed]}.items():
+        one, two = tmp_path / f"one-{name}", tmp_path / f"two-{name}"
+        words = [*more, "--evaluate_only", "true"]
+        run_recipe(*tiny(opt_folder, retriever_folder, questions, one), *words)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", "2", RECIPE]
+        words = [*tiny(opt_folder, retriever_folder, questions, two), *words]
+        found = subprocess.run(list(map(str, [*command, *words])), capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr[-3000:]
+        path = Path("predictions") / "validation-00000000-results.json"
+        assert json.loads((one / path).read_text()) == json.loads((two / path).read_text())
+
+
+def test_a_question_that_is_too_long_is_named(opt_folder, retriever_folder, photo_folder, tmp_path):
+    path = photo_folder / "long.jsonl"
+    row = {"image": "photo1.jpg", "question": "cat " * 60, "answer": "dog", "question_id": 77}
+    path.write_text(json.dumps(row) + "\n")
+    run = tmp_path / "run"
+    with pytest.raises(
+        ValueError, match=r"long\.jsonl:1: question 77 has 6\d tokens with its prompt"
+    ):
+        run_recipe(*tiny(opt_folder, retriever_folder, path, run))
+    assert not run.exists()
