@@ -41,6 +41,9 @@ TEXT_BRANCH = (
     r"qformer\.encoder\.layer\.\d+\.(intermediate|output)\."
 )
 
+# InstructBLIP's names of BLIP-2's weights, where they differ.
+RENAMES = {r"^qformer\.layernorm\.": "qformer.embeddings.layernorm."}
+
 
 def load_vqa(
     name: str | Path,
@@ -122,10 +125,13 @@ def load_vqa(
             config=config,
             dtype=dtype,
             quantization_config=quantization_config(quantize or {}, compute_dtype or dtype),
-            key_mapping={r"^qformer\.layernorm\.": "qformer.embeddings.layernorm."},
+            key_mapping=None if is_instruct else RENAMES,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
+    if not is_instruct:
+        # the model remembers how it was renamed, and would be saved under BLIP-2's names again
+        del model._weight_conversions
     check_weights(name, info, optional="$^" if is_instruct else TEXT_BRANCH)
     with torch.no_grad():
         for parameter, tensor in branch.items():

@@ -110,6 +110,9 @@ def test_the_text_branch_may_come_from_a_bert(opt_folder, tmp_path):
 
 def test_saved_it_is_stock_and_loads_again_as_it_is(opt_folder, retriever_folder, tmp_path):
     model, processor = load_vqa(opt_folder, stage1=retriever_folder)
+    with torch.no_grad():  # all as if trained: what isn't saved must not come back by chance
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     stock = InstructBlipForConditionalGeneration.from_pretrained(tmp_path).eval()
