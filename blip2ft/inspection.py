@@ -1,16 +1,23 @@
 """What a model or a run is made of, without loading its weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from transformers import Blip2ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    Blip2ForConditionalGeneration,
+    InstructBlipForConditionalGeneration,
+    PreTrainedConfig,
+)
 
 from blip2ft.export import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, read_description
 from blip2ft.models.parts import PARTS, parts_table, set_trainable
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import is_retriever, read_config
+from blip2ft.models.vqa import instruct_config
 
 
 def describe(name: str, *, revision: str | None = None) -> str:
@@ -26,11 +33,15 @@ def describe(name: str, *, revision: str | None = None) -> str:
         lines = [f"trained weights  {folder}", f"task             {description['task']}"]
         if "prompt" in description:
             lines.append(f"prompt           {description['prompt']!r}")
-    config = read_config(name, revision)
+    config = read_config(name, revision, ("blip-2", "instructblip"))
     if folder is not None:
         config.vision_config.image_size = description["image_size"]
+        if description.get("stage1") is not None:  # the text branch is not the base's
+            source = AutoConfig.from_pretrained(description["stage1"])
+            text = getattr(source, "qformer_config", source)
+            config = instruct_config(config, text.vocab_size, text.max_position_embeddings)
     with torch.device("meta"):
-        model = Retriever(config) if is_retriever(config) else Blip2ForConditionalGeneration(config)
+        model = _class_of(config)(config)
     if folder is not None and (folder / LORA_FILE).is_file():
         inject_adapter_in_model(
             LoraConfig.from_pretrained(str(folder)), model, low_cpu_mem_usage=True
@@ -40,18 +51,23 @@ def describe(name: str, *, revision: str | None = None) -> str:
     else:
         model.requires_grad_(False)
     size = config.vision_config.image_size
+    language = [f"language model   {config.text_config.model_type}"]
+    if is_retriever(config):
+        language = []
     return "\n".join(
         [
             f"model            {name}",
             *lines,
             f"image            {size} x {size} px, patches of {config.vision_config.patch_size}",
             f"queries          {config.num_query_tokens}",
-            *(
-                []
-                if is_retriever(config)
-                else [f"language model   {config.text_config.model_type}"]
-            ),
+            *language,
             "",
             parts_table(model, parts),
         ]
     )
+
+
+def _class_of(config: PreTrainedConfig) -> Any:
+    if config.model_type == "instructblip":
+        return InstructBlipForConditionalGeneration
+    return Retriever if is_retriever(config) else Blip2ForConditionalGeneration

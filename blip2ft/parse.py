@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -81,6 +83,8 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         status = 130
+    except BrokenPipeError:  # what reads our output, such as head, has seen enough
+        status = 128 + signal.SIGPIPE
     except Exception as error:
         if not isinstance(error, ValueError | OSError) and not _disk_is_full(error):
             raise
@@ -88,7 +92,10 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
             traceback.print_exc()
         print(f"error: {_told(error)}", file=sys.stderr)
         status = 2
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 

@@ -92,13 +92,13 @@ def _search(arguments: argparse.Namespace) -> int:
         faiss=arguments.faiss,
         dtype=arguments.dtype,
     )
-    print("rank    score  file")
-    for rank, match in enumerate(found, start=1):
-        print(f"{rank:4}  {match.score:7.3f}  {shown(match.path)}")
     name = query or f"like {image.stem}"
     sheet = arguments.html or fresh_file(arguments.index / "searches", name)
     matched = query and arguments.rerank != 0
     note = "Score: similarity" + (" plus matching logit" if matched else "")
     write_contact_sheet(sheet, found, query=query, image=image, note=note)
+    print("rank    score  file")
+    for rank, match in enumerate(found, start=1):
+        print(f"{rank:4}  {match.score:7.3f}  {shown(match.path)}")
     print(f"contact sheet: {sheet}", file=sys.stderr)
     return 0
