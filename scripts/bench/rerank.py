@@ -2,11 +2,11 @@
 
     python scripts/bench/rerank.py
 
-The peer is the stock model, called once for each pair, or ("batch") once for all texts with the image's
-features repeated, as LAVIS does (models/blip2_models/blip2_qformer.py, compute_itm); texts are padded
-to 35 tokens. Ours projects the image's keys and values once and pads little. "ratio" is the peer's
-time a pair over ours at the most image tokens, the least of the counts of texts; "ratio_batch"
-likewise for the other peer.
+The peer is the stock model, called once for each pair, or ("batch") once for all texts with the
+image's features repeated, as LAVIS does (models/blip2_models/blip2_qformer.py, compute_itm); texts
+are padded to 35 tokens. Ours projects the image's keys and values once and pads little. "ratio" is
+the time of one call a pair over ours at the most image tokens, the least of the counts of texts;
+"ratio_batch" that of one call for all.
 """
 
 import argparse

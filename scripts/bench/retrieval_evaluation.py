@@ -34,13 +34,15 @@ CANDIDATES, TIMED = 128, 20
 
 
 def small_model() -> Retriever:
-    """64 wide, 4 layers of Q-Former, 257 image tokens of 64."""
-    size = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
-    vision = {**size, "num_hidden_layers": 1, "image_size": 64, "patch_size": 4}
-    qformer = {**size, "num_hidden_layers": 4, "encoder_hidden_size": 64, "vocab_size": len(WORDS)}
+    """32 wide, 2 layers of Q-Former, 8 queries, 65 image tokens of 32."""
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    vision = {**size, "num_hidden_layers": 1, "image_size": 64, "patch_size": 8}
+    qformer = {**size, "num_hidden_layers": 2, "encoder_hidden_size": 32, "vocab_size": len(WORDS)}
     qformer |= {"use_qformer_text_input": True, "bos_token_id": len(WORDS) - 1}
     text = OPTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, ffn_dim=16)
-    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text)
+    config = Blip2Config(
+        vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=8
+    )
     config.initializer_range = 0.2
     torch.manual_seed(0)
     return Retriever(config).eval()
