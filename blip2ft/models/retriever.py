@@ -229,12 +229,14 @@ class Retriever(Blip2ForImageTextRetrieval):
         return image_to_text / temperature, text_to_image / temperature
 
     def unused_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The heads of objectives that are left out: DDP waits for every gradient."""
-        for objective, heads in HEADS.items():
-            if not self._wants(objective):
-                yield from (
-                    (n, p) for n, p in self.named_parameters() if n.split(".", 1)[0] in heads
-                )
+        """What the objectives leave without gradient, such as other objectives' heads; DDP would
+        wait for it."""
+        unused = [h for name, heads in HEADS.items() if not self._wants(name) for h in heads]
+        last = f"qformer.encoder.layer.{len(self.qformer.encoder.layer) - 1}."
+        if not (self._wants("itc") or self._wants("itg")):
+            # no text's last state is looked at
+            unused += [last + part for part in ("intermediate.", "output.")]
+        return ((n, p) for n, p in self.named_parameters() if n.startswith(tuple(unused)))
 
     def _wants(self, objective: str) -> bool:
         return bool(self.objectives.get(objective))
