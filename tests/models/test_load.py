@@ -280,20 +280,6 @@ def test_a_checkpoint_without_end_token_is_refused(opt_folder):
 # Fewer bits.
 
 
-@pytest.fixture(scope="module")
-def wide_folder(opt_folder, tmp_path_factory) -> Path:
-    """A model of width 64: bitsandbytes packs rows in blocks of 64."""
-    folder = copied(opt_folder, tmp_path_factory.mktemp("wide"))
-    config = Blip2Config.from_pretrained(folder)
-    for part in (config.vision_config, config.text_config):
-        part.hidden_size = 64
-    config.vision_config.intermediate_size = 64
-    config.text_config.word_embed_proj_dim = config.text_config.ffn_dim = 64
-    config.qformer_config.encoder_hidden_size = 64
-    Blip2ForConditionalGeneration(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("part", ["language", "vision"])
 def test_only_the_part_named_is_quantised(wide_folder, kind, part):

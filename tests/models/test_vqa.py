@@ -208,3 +208,17 @@ def test_a_question_longer_than_the_positions_is_refused(opt_folder, retriever_f
     layout = text_layout(model, processor, 8)
     with pytest.raises(ValueError, match="52 tokens don't fit the Q-Former's 32 text positions"):
         layout.collate_prompts([Sample(torch.zeros(3, 28, 28), "cat " * 50)])
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_the_language_model_may_be_quantised(wide_folder, retriever_folder, kind):
+    pytest.importorskip("bitsandbytes")
+    model, processor = load_vqa(
+        wide_folder, stage1=retriever_folder, quantize={"language": kind}, image_size=42
+    )
+    quantised = {part_of(name) for name, p in model.named_parameters() if not p.is_floating_point()}
+    assert quantised == {"language"}
+    layout = text_layout(model, processor, 8)
+    pixels = torch.randn(3, 42, 42)
+    (text,) = generate(model, layout, [Sample(pixels, PROMPTS[0])], num_beams=1, max_new_tokens=3)
+    assert isinstance(text, str)
