@@ -16,7 +16,7 @@ if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     echo "installing into .venv ..."
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
     # torch first and pinned to what was tested; whether it brings gigabytes of CUDA is up to the
-    # package index; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu adds one without
+    # package index; PIP_EXTRA_INDEX_URL adds one without (see PyTorch's page on installing)
     .venv/bin/python -m pip install --quiet torch==2.13.0
     .venv/bin/python -m pip install --quiet --editable ".$extras"
     touch "$stamp"
