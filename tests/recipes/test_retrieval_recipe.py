@@ -87,17 +87,17 @@ def test_a_run_leaves_what_its_folder_promises(retriever_folder, photo_folder, t
     run = tmp_path / "run"
     run_recipe(*tiny(retriever_folder, photo_folder, run))
     rows = read_lines(run / "metrics.jsonl")
-    best = rows[-1]["step"]
     evaluated = [(row["split"], row["step"]) for row in rows]
-    assert evaluated == [("test", 0), ("validation", 1), ("validation", 2), ("test", best)]
+    assert evaluated == [("validation", 0), ("validation", 1), ("validation", 2)]
     recalls = {f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
     assert all(recalls | {"mean_recall"} <= row.keys() for row in rows)
-    answers = read_lines(run / "predictions" / "test-00000000.jsonl")
+    answers = read_lines(run / "predictions" / "validation-00000000.jsonl")
     assert [row["image_id"] for row in answers] == [f"photo{i}.jpg" for i in range(8)]
     assert all(len(row["texts"]) == len(row["scores"]) == 5 for row in answers)
     said = capsys.readouterr().out
     assert "ITC compares 2 pairs of a step's 4, ITM draws its negatives from 2" in said
-    assert f"best step {best} of 2; everything lies in {run}" in said
+    assert f"of 2; everything lies in {run}" in said
+    assert "scores on the validation split, 8 images" in said
 
 
 def test_the_export_is_the_run_and_stock_transformers_loads_it(
