@@ -5,7 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from blip2ft.commands.options import command, decoding, load_for_answers, positive
+from blip2ft.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    command,
+    decoding,
+    load_for_answers,
+    positive,
+)
 from blip2ft.hub import check_model_name
 from blip2ft.quiet import quiet_libraries
 
@@ -20,13 +27,9 @@ def add_ask(commands: Any) -> None:
         help="many instead: a table or JSON lines with image and question, or VQAv2's file",
     )
     parser.add_argument("--image-root", type=Path, help="folder of the images of --questions")
-    parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
-    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--adapter", type=Path, help="a run, or its adapter folder")
+    add_model_options(parser)
     parser.add_argument("--prompt", help="with {} for the question; default: that of the training")
-    parser.add_argument("--num-beams", type=positive, help="beams of the search (5)")
-    parser.add_argument("--max-new-tokens", type=positive, help="longest answer (10)")
-    parser.add_argument("--length-penalty", type=float, help="above 0 favours long answers (-1.0)")
+    add_decoding_options(parser, longest=10, length_penalty=-1.0)
     parser.add_argument("--batch-size", type=positive, default=16, help="questions at once (16)")
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
 

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from blip2ft.commands.options import command, decoding, load_for_answers, positive
+from blip2ft.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    command,
+    decoding,
+    load_for_answers,
+    positive,
+)
 from blip2ft.data.tables import IMAGE_SUFFIXES
 from blip2ft.hub import check_model_name
 from blip2ft.quiet import quiet_libraries
@@ -16,13 +23,9 @@ from blip2ft.quiet import quiet_libraries
 def add_caption(commands: Any) -> None:
     parser = command(commands, "caption", "Caption images, or answer any instruction.", _caption)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files or folders")
-    parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
-    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--adapter", type=Path, help="a run, or its adapter folder")
+    add_model_options(parser)
     parser.add_argument("--prompt", help="text to continue; default: what the model was tuned on")
-    parser.add_argument("--num-beams", type=positive, help="beams of the search (5)")
-    parser.add_argument("--max-new-tokens", type=positive, help="longest answer (30)")
-    parser.add_argument("--length-penalty", type=float, help="above 0 favours long answers (1.0)")
+    add_decoding_options(parser, longest=30, length_penalty=1.0)
     parser.add_argument("--batch-size", type=positive, default=16, help="images at once (16)")
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--out", type=Path, help="write JSON lines here; default: standard output")

@@ -26,6 +26,24 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options by which `load_for_answers` finds a model."""
+    parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--adapter", type=Path, help="a run, or its adapter folder")
+
+
+def add_decoding_options(
+    parser: argparse.ArgumentParser, *, longest: int, length_penalty: float
+) -> None:
+    """The options that `decoding` reads; the numbers are what the command does without them."""
+    parser.add_argument("--num-beams", type=positive, help="beams of the search (5)")
+    parser.add_argument("--max-new-tokens", type=positive, help=f"longest answer ({longest})")
+    parser.add_argument(
+        "--length-penalty", type=float, help=f"above 0 favours long answers ({length_penalty})"
+    )
+
+
 def decoding(arguments: argparse.Namespace, description: dict[str, Any]) -> dict[str, Any]:
     """The options of `generate` that were given, else those that the model was tuned for."""
     found = dict(description.get("generation", {}))

@@ -121,10 +121,7 @@ def text_features(
 ) -> Tensor:
     """Features (M, D) in fp32 of texts given as token ids; those of like length share a batch."""
     features = torch.empty(len(rows), model.text_projection.out_features, device=model.device)
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(rows), batch_size):
-        chosen = by_length[start : start + batch_size]
-        ids, mask = layout.pad([rows[i] for i in chosen])
+    for chosen, ids, mask in _by_length(layout, rows, batch_size):
         features[chosen] = model.encode_texts(ids.to(model.device), mask.to(model.device)).float()
     return features
 
@@ -138,13 +135,20 @@ def match_texts(
 ) -> Tensor:
     """Matching logits (M,) in fp32 of texts, given as token ids, with one image."""
     logits = torch.empty(len(rows), device=model.device)
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(rows), pairs_at_once):
-        chosen = by_length[start : start + pairs_at_once]
-        ids, mask = layout.pad([rows[i] for i in chosen])
+    for chosen, ids, mask in _by_length(layout, rows, pairs_at_once):
         both = model.match([(image, len(chosen))], ids.to(model.device), mask.to(model.device))
         logits[chosen] = both[:, 1]
     return logits
+
+
+def _by_length(
+    layout: PairLayout, rows: Sequence[Sequence[int]], size: int
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Batches of texts of like length: their places in `rows`, ids and mask."""
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(rows), size):
+        chosen = by_length[start : start + size]
+        yield chosen, *layout.pad([rows[i] for i in chosen])
 
 
 @contextmanager

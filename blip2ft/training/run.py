@@ -21,8 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from blip2ft.training.settings import check_settings
-
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
 
@@ -45,11 +43,6 @@ def check_output(output: str | Path, *, resume: bool) -> None:
         )
     if resume and not (run / "config.yaml").is_file():
         raise ValueError(f"nothing to resume: {run} holds no run; leave out --train.resume")
-
-
-def check_counts(train: Mapping[str, Any]) -> None:
-    """`check_settings` of the group `train` alone."""
-    check_settings({"train": train})
 
 
 def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
