@@ -16,7 +16,9 @@ split is the same in both styles: only the drawings differ. A row holds
 
 and beside it `{train,validation,test}-questions.jsonl`, three questions about each scene, with
 image_id, question_id, question, ten answers, answer_type and question_type (see
-`scene_questions.py`). Questions alone are written anew where the scenes are there already.
+`scene_questions.py`), and {validation,test}-distinct.parquet, the scenes none of whose captions an
+earlier one has: there a caption means one picture, which retrieval needs. These further files alone
+are written anew where the scenes are there already.
 
 Pairs of things are held out. Number the things as in `things.json`: things i and j meet in test
 scenes only if (i + j) % 10 == 0, in validation scenes only if it is 5, and else in training. A test
@@ -34,7 +36,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +50,7 @@ EMOJI = ROOT / "data" / "emoji"
 STYLES = ("openmoji", "noto")
 SPLITS = ("train", "validation", "test")
 RECIPE = 2  # raise it when the scenes of a seed change, so that older folders are refused
-QUESTIONS = 1  # raise it when their questions change, so that older ones are written anew
+DERIVED = 2  # raise it when what is made of them changes, so that older files are written anew
 
 SIDE = 128  # pixels, width and height of a scene
 MARGIN = 3  # pixels that stay free at the border and between two things
@@ -374,11 +376,27 @@ def write_questions(scenes: Path, path: Path, split: str, seed: int) -> None:
     rows = pyarrow.parquet.read_table(scenes, columns=columns).to_pylist()
     with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for number, scene in enumerate(rows):
-            rng = np.random.default_rng([seed, SPLITS.index(split), number, QUESTIONS])
+            # 1 is the recipe of the questions
+            rng = np.random.default_rng([seed, SPLITS.index(split), number, 1])
             image_id = scene["image_id"]
             for count, fields in enumerate(ask(scene, load_things(), number % 2 == 0, rng)):
                 ids = {"image_id": image_id, "question_id": f"{image_id}-{count}"}
                 file.write(json.dumps(ids | fields) + "\n")
+
+
+def write_distinct(scenes: Path, path: Path) -> None:
+    """The scenes of one file none of whose captions an earlier scene of it has."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(scenes)
+    seen: set[str] = set()
+    distinct = []
+    for number, captions in enumerate(table.column("captions").to_pylist()):
+        if seen.isdisjoint(captions):
+            distinct.append(number)
+        seen.update(captions)
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(table.take(distinct), partial, row_group_size=100)
 
 
 @contextlib.contextmanager
@@ -402,9 +420,9 @@ def fingerprint() -> str:
 
 
 def read_manifest(out: Path, settings: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """Sizes of the files of scenes and of questions that `out` was given with these settings.
+    """Sizes of the files of scenes, and of those made of them, that `out` has with these settings.
 
-    Questions of another recipe count as absent. Raises SceneError for scenes of other settings.
+    Derived files of another recipe count as absent. Raises SceneError for scenes of other settings.
     """
     manifest = out / "manifest.json"
     if not manifest.is_file():
@@ -412,8 +430,8 @@ def read_manifest(out: Path, settings: dict[str, Any]) -> tuple[dict[str, int], 
     try:
         made = json.loads(manifest.read_text(encoding="utf-8"))
         found, scenes = made["settings"], made["bytes"]
-        asked = made.get("questions", {"recipe": 0})
-        questions = asked["bytes"] if asked["recipe"] == QUESTIONS else {}
+        further = made.get("derived", {"recipe": 0})
+        derived = further["bytes"] if further["recipe"] == DERIVED else {}
     except (ValueError, KeyError, TypeError) as error:
         raise SceneError(f"{manifest} is unreadable ({error}): delete {out} and rerun.") from error
     if found != settings:
@@ -422,7 +440,7 @@ def read_manifest(out: Path, settings: dict[str, Any]) -> tuple[dict[str, int], 
         raise SceneError(
             f"{out} holds other scenes ({differ}). Delete that folder, or give another --out."
         )
-    return scenes, questions
+    return scenes, derived
 
 
 def are_there(out: Path, sizes: dict[str, int]) -> bool:
@@ -433,32 +451,39 @@ def are_there(out: Path, sizes: dict[str, int]) -> bool:
     )
 
 
-def make(out: Path, counts: dict[str, int], seed: int = 0) -> bool:
-    """Write all scenes and questions under `out`, the manifest last; False if they are there.
+def make(
+    out: Path, counts: dict[str, int], seed: int = 0, styles: Sequence[str] = STYLES
+) -> bool:
+    """Write all scenes and what is made of them, the manifest last; False if they are there.
 
     Scenes that are there stay as they are. Raises SceneError when they are of other settings.
     """
     if seed < 0 or min(counts.values()) < 1:
         raise SceneError(f"seed {seed} and counts {counts}: a seed from 0, and counts from 1.")
     settings = {"recipe": RECIPE, "seed": seed, **counts, "drawings": fingerprint()}
-    scenes, questions = read_manifest(out, settings)
+    if tuple(styles) != STYLES:
+        settings["styles"] = list(styles)
+    scenes, derived = read_manifest(out, settings)
     keep = are_there(out, scenes)
-    if keep and are_there(out, questions):
+    if keep and are_there(out, derived):
         return False
-    scenes, questions = {} if not keep else scenes, {}
-    for style in STYLES:
+    scenes, derived = {} if not keep else scenes, {}
+    for style in styles:
         for split in SPLITS:
             path = out / style / f"{split}.parquet"
             if not keep:
                 write_parquet(list(compose_split(style, split, counts[split], seed)), path)
                 scenes[path.relative_to(out).as_posix()] = path.stat().st_size
-            asked = path.with_name(f"{split}-questions.jsonl")
-            write_questions(path, asked, split, seed)
-            questions[asked.relative_to(out).as_posix()] = asked.stat().st_size
+            made = [path.with_name(f"{split}-questions.jsonl")]
+            write_questions(path, made[0], split, seed)
+            if split != "train":
+                made.append(path.with_name(f"{split}-distinct.parquet"))
+                write_distinct(path, made[1])
+            derived |= {file.relative_to(out).as_posix(): file.stat().st_size for file in made}
     content = {
         "settings": settings,
         "bytes": scenes,
-        "questions": {"recipe": QUESTIONS, "bytes": questions},
+        "derived": {"recipe": DERIVED, "bytes": derived},
     }
     with replacing(out / "manifest.json") as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -479,11 +504,12 @@ def main(arguments: list[str] | None = None) -> int:
             metavar="N",
             help=f"scenes of each style, default {default}",
         )
+    parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES, help="default both")
     options = parser.parse_args(arguments)
     counts = {split: getattr(options, split) for split in SPLITS}
     start = time.perf_counter()
     try:
-        made = make(options.out, counts, options.seed)
+        made = make(options.out, counts, options.seed, options.styles)
     except KeyboardInterrupt:
         print("make_scenes: interrupted; run it again to finish.", file=sys.stderr)
         return 130
@@ -494,7 +520,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.out}: these scenes are there already")
         return 0
     size = sum(path.stat().st_size for path in options.out.glob("*/*.*")) / 1e6
-    total = 2 * sum(counts.values())
+    total = len(options.styles) * sum(counts.values())
     took = time.perf_counter() - start
     print(f"{options.out}: {total} scenes with questions, {size:.0f} MB, {took:.0f} s")
     return 0

@@ -227,21 +227,33 @@ def test_both_styles_are_asked_the_same(folder: Path) -> None:
     assert [[q[n] for n in names] for q in first] == [[q[n] for n in names] for q in second]
 
 
-def test_questions_are_made_for_scenes_that_are_there(tmp_path: Path) -> None:
+def test_a_caption_of_the_distinct_scenes_means_one_picture(tmp_path: Path) -> None:
+    make_scenes.make(tmp_path, {"train": 1, "validation": 150, "test": 1}, styles=["noto"])
+    assert not (tmp_path / "openmoji").exists()
+    scenes = pq.read_table(tmp_path / "noto" / "validation.parquet")
+    distinct = pq.read_table(tmp_path / "noto" / "validation-distinct.parquet")
+    captions = [set(captions) for captions in distinct["captions"].to_pylist()]
+    assert 50 < len(captions) < len(scenes)
+    assert len(set().union(*captions)) == sum(map(len, captions))
+    assert distinct.schema.equals(scenes.schema, check_metadata=True)  # also the image column's
+
+
+def test_what_is_made_of_scenes_is_made_for_those_that_are_there(tmp_path: Path) -> None:
     few = {"train": 2, "validation": 1, "test": 1}
     make_scenes.make(tmp_path, few)
     expected = hashes(tmp_path)
-    scenes = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    drawn = [p for p in tmp_path.rglob("*.parquet") if not p.stem.endswith("-distinct")]
+    scenes = {path: path.stat().st_mtime_ns for path in drawn}
     manifest = tmp_path / "manifest.json"
     made = json.loads(manifest.read_text())
-    for older in ({}, {"questions": {"recipe": 0, "bytes": {}}}, {"questions": made["questions"]}):
+    for older in ({}, {"derived": {"recipe": 0, "bytes": {}}}, {"derived": made["derived"]}):
         content = {"settings": made["settings"], "bytes": made["bytes"], **older}
         manifest.write_text(json.dumps(content))
         (tmp_path / "noto" / "test-questions.jsonl").unlink()
         assert make_scenes.make(tmp_path, few)
         assert hashes(tmp_path) == expected
         assert not make_scenes.make(tmp_path, few)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == scenes
+    assert {path: path.stat().st_mtime_ns for path in drawn} == scenes
     assert not [path for path in tmp_path.rglob(".*")]
 
 
@@ -256,7 +268,7 @@ def test_an_unreadable_manifest_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(make_scenes.SceneError, match="unreadable"):
         make_scenes.make(tmp_path, COUNTS)
-    for content in ([1], {"settings": {}, "bytes": {}, "questions": {}}):
+    for content in ([1], {"settings": {}, "bytes": {}, "derived": {}}):
         (tmp_path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(make_scenes.SceneError, match="unreadable"):
             make_scenes.make(tmp_path, COUNTS)
