@@ -75,7 +75,8 @@ class SourceConfig:
 
     Args:
         source: File, folder, glob or hub id.
-        format: "auto" recognises jsonl, csv, folder, coco, karpathy, parquet and huggingface.
+        format: "auto" recognises jsonl, csv, folder, coco, karpathy, parquet, huggingface and
+            webdataset.
         split: Name of the split, for formats that hold several.
         image_root: Folder that image paths are relative to; None is the source's own folder.
         image_column: Column that holds the image or its path.
@@ -93,6 +94,56 @@ class SourceConfig:
     caption_column: str | None = None
     id_column: str | None = None
     revision: str | None = None
+
+
+@dataclass(frozen=True)
+class StreamSourceConfig:
+    """Shards to train on: tars as webdataset lays them out, or Parquet files.
+
+    Args:
+        source: File, folder, glob, pattern such as {000000..000123}.tar, address of these
+            (https://, hf://, s3://), an index.json, or a hub id.
+        weight: Share of what is drawn; all sources have one, or none. Without weights every sample
+            comes once an epoch.
+        format: "auto" recognises webdataset, parquet and huggingface.
+        split: Name of the split, told from the files' names.
+        image_column: Column that holds the image; of tars the extension, where it is unusual.
+        caption_column: Column that holds the caption or captions; of tars a field of the .json, or
+            an extension. None looks for caption, captions and text, and for .txt.
+        repeat: Let samples come again once all were drawn; false stops a run that would need it,
+            before it starts.
+        revision: Branch, tag or commit of a dataset on the hub.
+    """
+
+    source: str
+    weight: float | None = None
+    format: str = "auto"
+    split: str | None = None
+    image_column: str = "image"
+    caption_column: str | None = None
+    repeat: bool = True
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Training data in shards, too large to be listed (section 3.4: 129 M images).
+
+    Args:
+        sources: What is mixed.
+        shuffle: Samples in the shards that are read at once, at least.
+        max_broken: Largest share of samples that can't be read; they are left out and logged in
+            the run's broken.jsonl. More stops the run.
+        cache: Folder for shards that aren't local and for unpacked Parquet files; None is
+            blip2ft's own in ~/.cache.
+        cache_gb: Most that is kept there, in GB.
+    """
+
+    sources: list[StreamSourceConfig]
+    shuffle: int = 10_000
+    max_broken: float = 0.01
+    cache: str | None = None
+    cache_gb: float = 50.0
 
 
 @dataclass(frozen=True)
@@ -206,6 +257,8 @@ class CaptionConfig:
         lora: The adapters of parts in mode "lora".
         quantize: Parts to hold in fewer bits, such as {"language": "nf4"}; frozen or lora only.
         prompt: Text that the caption goes on from, in training, evaluation and export alike.
+        prefix_lm: Cut each training caption at random: the model reads the first words behind the
+            prompt and writes the rest (section 3.2; for encoder-decoders such as FlanT5).
         optimizer: AdamW and its schedule.
         train: Length, batches and milestones.
         generation: How captions are decoded.
@@ -219,6 +272,7 @@ class CaptionConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
     prompt: str = "a photo of"
+    prefix_lm: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

@@ -3,7 +3,6 @@
 import bisect
 import glob
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +17,13 @@ from blip2ft.data.entries import (
     table_entries,
     unknown_split,
 )
+from blip2ft.data.patterns import find_files
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
 BATCH = 1000  # rows turned to Python objects at once
-SPLIT_NAME = re.compile(r"(train|training|validation|valid|val|dev|test|testing)(?=$|[-_.])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def read_parquet(source: str, request: Request, problems: Problems) -> list[Entr
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files, by_name = parquet_files(source, request.split)
+    files, by_name = find_files(source, ".parquet", request.split)
     if by_name:
         request = replace(request, split=None)
     counts, schemas = [], []
@@ -99,35 +98,6 @@ def read_parquet(source: str, request: Request, problems: Problems) -> list[Entr
         return files[bisect.bisect_right(ends, index)].parent
 
     return dataset_entries(dataset, source, origin, root, request, problems)
-
-
-def parquet_files(source: str, split: str | None) -> tuple[list[Path], bool]:
-    """The files to read, sorted, and whether their names alone chose the split."""
-    folder = Path(source)
-    if folder.is_file():
-        return [folder], False
-    if folder.is_dir():
-        files = sorted(folder.rglob("*.parquet"))
-    else:
-        files = sorted(Path(name) for name in glob.glob(source, recursive=True))
-    if not files:
-        raise ValueError(
-            f"{source}: no Parquet files there. Give a file, a folder with *.parquet in it, or "
-            "a pattern such as 'shards/train-*.parquet'."
-        )
-    if not folder.is_dir():
-        return files, False
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        parents = file.relative_to(folder).parts[:-1]
-        found = next(filter(None, map(SPLIT_NAME.match, (*reversed(parents), file.name))), None)
-        by_split.setdefault(found.group(1) if found else "", []).append(file)
-    named = [name for name in by_split if name]
-    if split in named:
-        return by_split[split], True
-    if named and (split is not None or len(by_split) > 1):
-        raise unknown_split(source, split, named)
-    return files, False
 
 
 def read_huggingface(source: str, request: Request, problems: Problems) -> list[Entry]:

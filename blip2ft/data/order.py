@@ -1,6 +1,6 @@
 """Which sample comes when: a function of seed and position alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,6 +22,9 @@ class Order:
     A batch may span two epochs, so that all are full and no sample is dropped. The order knows
     nothing of processes and workers: a run that resumes on other ones goes on where it was.
 
+    key_at: what comes at a position, counted from 0; None permutes all samples anew every epoch.
+    Sources too large for that have their own: see interleave.py and mixture.py.
+
         seed 0, length 5, batch size 4:   4 0 1 3 | 2 . 0 4 2 | ...
                                           step 0    step 1      (. is where epoch 1 begins)
     """
@@ -29,6 +32,7 @@ class Order:
     length: int
     batch_size: int
     seed: int
+    key_at: Callable[[int], Key] | None = None
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.batch_size < 1:
@@ -43,12 +47,7 @@ class Order:
 
     def batch(self, step: int) -> list[Key]:
         """The samples of global step `step`, counted from 0."""
-        first = step * self.batch_size
-        keys = []
-        for position in range(first, first + self.batch_size):
-            epoch, place = divmod(position, self.length)
-            keys.append(Key(epoch, _permutation(self.length, self.seed, epoch)[place]))
-        return keys
+        return self._share(step, 0, 1)
 
     def micro_batches(
         self, first_step: int, last_step: int, *, rank: int, world_size: int, size: int
@@ -58,7 +57,7 @@ class Order:
         Steps run from `first_step` to before `last_step`; each gives `accumulation(...)` of them.
         """
         for step in range(first_step, last_step):
-            mine = self.batch(step)[rank::world_size]
+            mine = self._share(step, rank, world_size)
             for start in range(0, len(mine), size):
                 yield mine[start : start + size]
 
@@ -75,6 +74,14 @@ class Order:
                 f"choose a multiple of {world_size}, or another number of processes"
             )
         return -(-self.batch_size // world_size // size)
+
+    def _share(self, step: int, rank: int, world_size: int) -> list[Key]:
+        first, key_at = step * self.batch_size, self.key_at or self._permuted
+        return [key_at(first + place) for place in range(rank, self.batch_size, world_size)]
+
+    def _permuted(self, position: int) -> Key:
+        epoch, place = divmod(position, self.length)
+        return Key(epoch, _permutation(self.length, self.seed, epoch)[place])
 
 
 @lru_cache(maxsize=2)

@@ -6,6 +6,7 @@ from typing import Any
 
 from blip2ft.data.arrow import Row
 from blip2ft.data.entries import SHOWN, Entry, Problems
+from blip2ft.data.tar import Part
 
 LISTED_FROM = 64  # images in one folder from which listing it beats asking for each
 
@@ -18,7 +19,7 @@ def plain(path: str) -> str:
 def locate(entry: Entry, image_root: str | None, problems: Problems) -> Any:
     """The image of an entry with its path completed; complains of paths that aren't allowed."""
     image = entry.image
-    if isinstance(image, bytes | Row):
+    if isinstance(image, bytes | Row | Part):
         return image
     refused = b""  # a placeholder, so that the checks to come leave it alone
     if not isinstance(image, str) or not image.strip():

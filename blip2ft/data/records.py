@@ -1,6 +1,5 @@
 """One record type for all sources of images and captions, and the function that reads them."""
 
-import glob
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from blip2ft.data.arrow import Row, read_huggingface, read_parquet
 from blip2ft.data.coco import read_coco, read_karpathy
 from blip2ft.data.entries import Entry, Problems, Request, nearest
 from blip2ft.data.paths import check_files, locate, plain
+from blip2ft.data.patterns import KINDS, is_pattern
 from blip2ft.data.tables import (
     IMAGE_SUFFIXES,
     METADATA_NAMES,
@@ -19,6 +19,8 @@ from blip2ft.data.tables import (
     read_folder,
     read_jsonl,
 )
+from blip2ft.data.tar import Part
+from blip2ft.data.webdataset import read_webdataset
 
 __all__ = ["FORMATS", "Record", "Row", "read_records"]
 
@@ -30,6 +32,7 @@ FORMATS: dict[str, Callable[[str, Request, Problems], list[Entry]]] = {
     "karpathy": read_karpathy,
     "parquet": read_parquet,
     "huggingface": read_huggingface,
+    "webdataset": read_webdataset,
 }
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -37,6 +40,7 @@ SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
+    ".tar": "webdataset",
 }
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 
@@ -46,14 +50,14 @@ class Record:
     """One image and what is said of it.
 
     Args:
-        image: Path of the file, the file's bytes, or a row that reads them when asked.
+        image: Path of the file, the file's bytes, or a row or part that reads them when asked.
         image_id: The source's id; without one, the path as written, or the row's number.
         captions: None empty; () where the source has none.
         origin: Where the image was named ("captions.csv:12"), for messages.
         fields: All other columns or keys.
     """
 
-    image: Path | bytes | Row
+    image: Path | bytes | Row | Part
     image_id: str | int
     captions: tuple[str, ...]
     origin: str
@@ -82,7 +86,8 @@ def read_records(
     Absolute paths are for data that stays where it is: allowed without `image_root`, or inside it.
 
     Args:
-        source: File, folder, glob of Parquet files, or hub id ("owner/name", "owner/name:config").
+        source: File, folder, glob of Parquet or tar files ("shards/{000..123}.tar"), or hub id
+            ("owner/name", "owner/name:config").
         format: One of `FORMATS`; "auto" tells it from the name and content.
         split: Which split. Tables are filtered by their column "split"; None reads all of them.
             Formats that have splits of their own need one where there are several.
@@ -153,8 +158,13 @@ def recognise(source: str) -> str:
     if path.is_dir():
         return recognise_folder(path)
     if not path.exists():
-        if source.endswith(".parquet") and glob.has_magic(source):
-            return "parquet"
+        if is_pattern(source) and path.suffix in KINDS:
+            return SUFFIXES[path.suffix]
+        if "://" in source:
+            raise ValueError(
+                f"{source}: an address, not a file. Fetch it first; only what is trained on as a "
+                "stream may be elsewhere."
+            )
         local = path.parent.is_dir() or path.suffix in {*SUFFIXES, ".json"}
         if not local and HUB_ID.fullmatch(source):
             return "huggingface"
@@ -180,14 +190,19 @@ def recognise_folder(folder: Path) -> str:
     here = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     if any((place / name).is_file() for place in here for name in METADATA_NAMES):
         return "folder"
+    tars = False
     for path in folder.rglob("*"):
-        if path.suffix.lower() == ".parquet":
+        suffix = path.suffix.lower()
+        if suffix == ".parquet":
             return "parquet"
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if suffix in IMAGE_SUFFIXES:
             return "folder"
+        tars = tars or suffix == ".tar"
+    if tars:
+        return "webdataset"
     raise ValueError(
-        f"{folder}: a folder without images, {' or '.join(METADATA_NAMES)}, Parquet files or a "
-        f"saved dataset. Give another, or set format to one of: {', '.join(FORMATS)}."
+        f"{folder}: a folder without images, {' or '.join(METADATA_NAMES)}, Parquet files, tars "
+        f"or a saved dataset. Give another, or set format to one of: {', '.join(FORMATS)}."
     )
 
 

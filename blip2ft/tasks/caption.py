@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -15,44 +14,48 @@ from tqdm import tqdm
 from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
+from blip2ft.data.broken import Broken
+from blip2ft.data.image_texts import ImageTexts, every_caption
 from blip2ft.data.images import EvalTransform, TrainTransform
 from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.questions import Question
 from blip2ft.data.records import Record
+from blip2ft.data.shard_records import Records
 from blip2ft.losses import language_modeling
 from blip2ft.metrics import score_captions
 
 
 @dataclass(frozen=True)
 class CaptionPairs(Dataset):
-    """Every pair of an image and one of its captions, as training samples.
+    """Pairs of an image and one of its captions, as training samples: see `ImageTexts`."""
 
-    A sample's augmentation depends on seed, epoch and index alone, never on the worker.
-    """
-
-    records: Sequence[Record]
-    pairs: Sequence[tuple[int, int]]
-    transform: TrainTransform
+    images: ImageTexts
     prompt: str
-    seed: int
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.images)
 
-    def __getitem__(self, key: Key) -> Sample:
-        record, caption = self.pairs[key.sample]
-        rng = np.random.default_rng([self.seed, key.epoch, key.sample])
-        pixels = load_pixels(self.records[record], self.transform, rng)
-        return Sample(pixels, self.prompt, self.records[record].captions[caption])
+    def __getitem__(self, key: Key) -> Any:
+        """A `Sample`; of a stream, what can't be read is `Broken`."""
+        found = self.images[key]
+        if isinstance(found, Broken):
+            return found
+        return Sample(found.pixels, self.prompt, found.text)
 
 
 def caption_pairs(
     records: Sequence[Record], transform: TrainTransform, prompt: str, seed: int
 ) -> CaptionPairs:
     """The training samples of `records`: one for each caption, as the original counts them."""
-    pairs = [(i, j) for i, record in enumerate(records) for j in range(len(record.captions))]
-    return CaptionPairs(records, pairs, transform, prompt, seed)
+    return CaptionPairs(ImageTexts(records, every_caption(records), transform, seed), prompt)
+
+
+def caption_stream(
+    records: Records, transform: TrainTransform, prompt: str, seed: int
+) -> CaptionPairs:
+    """The training samples of a stream: one for each image."""
+    return CaptionPairs(ImageTexts(records, None, transform, seed), prompt)
 
 
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

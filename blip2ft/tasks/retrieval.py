@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from blip2ft.data.broken import Broken
+from blip2ft.data.image_texts import ImageTexts, every_caption
 from blip2ft.data.images import TrainTransform
-from blip2ft.data.loading import load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.pairs import Pair
 from blip2ft.data.records import Record
+from blip2ft.data.shard_records import Records
 from blip2ft.gather import share_batch
 from blip2ft.metrics.recall_at_k import recall_at_k
 from blip2ft.models.retriever import ItcGradients, Retriever, contrastive_loss, same_image
@@ -26,32 +27,31 @@ SCORES = (*(f"{way}_r{k}" for way in WAYS for k in RECALL_AT), "mean_recall")
 
 @dataclass(frozen=True)
 class ImageTextPairs(Dataset):
-    """Every pair of an image and one of its captions, as training samples.
+    """Pairs of an image and one of its captions, as training samples: see `ImageTexts`."""
 
-    A sample's augmentation depends on seed, epoch and index alone, never on the worker.
-    """
-
-    records: Sequence[Record]
-    pairs: Sequence[tuple[int, int]]
-    transform: TrainTransform
-    seed: int
+    images: ImageTexts
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.images)
 
-    def __getitem__(self, key: Key) -> Pair:
-        record, caption = self.pairs[key.sample]
-        rng = np.random.default_rng([self.seed, key.epoch, key.sample])
-        pixels = load_pixels(self.records[record], self.transform, rng)
-        return Pair(pixels, self.records[record].captions[caption], record)
+    def __getitem__(self, key: Key) -> Any:
+        """A `Pair`; of a stream, what can't be read is `Broken`."""
+        found = self.images[key]
+        if isinstance(found, Broken):
+            return found
+        return Pair(found.pixels, found.text, found.record)
 
 
 def image_text_pairs(
     records: Sequence[Record], transform: TrainTransform, seed: int
 ) -> ImageTextPairs:
     """The training samples of `records`: one for each caption."""
-    pairs = [(i, j) for i, record in enumerate(records) for j in range(len(record.captions))]
-    return ImageTextPairs(records, pairs, transform, seed)
+    return ImageTextPairs(ImageTexts(records, every_caption(records), transform, seed))
+
+
+def image_text_stream(records: Records, transform: TrainTransform, seed: int) -> ImageTextPairs:
+    """The training samples of a stream: one for each image."""
+    return ImageTextPairs(ImageTexts(records, None, transform, seed))
 
 
 def retrieval_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

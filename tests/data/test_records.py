@@ -423,7 +423,7 @@ def test_an_unknown_format_names_the_nearest():
     with pytest.raises(ValueError, match=r"'jsnl'\. Did you mean 'jsonl'\? Formats are: auto, jso"):
         read_records("x.csv", format="jsnl")
     assert list(FORMATS) == [
-        "jsonl", "csv", "folder", "coco", "karpathy", "parquet", "huggingface",
+        "jsonl", "csv", "folder", "coco", "karpathy", "parquet", "huggingface", "webdataset",
     ]  # fmt: skip
 
 

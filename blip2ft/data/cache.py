@@ -1,0 +1,81 @@
+"""Files that are made when they are needed, once on each machine, and removed for newer ones."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+PARTIAL = ".partial-"
+LOCKS = 64  # more would be a litter of files; two shards with the same lock wait for each other
+ABANDONED = 24 * 3600.0  # seconds after which what a kill left half-written is removed
+
+
+def default_cache() -> Path:
+    """Where shards are kept unless a run names another folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "blip2ft"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of files that together have at most `limit` bytes, or one file more.
+
+    Several processes may use it at once, and several runs.
+    """
+
+    folder: Path
+    limit: int
+
+    def get(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The file called `name`; made by `make(path)` where it isn't there, by one process.
+
+        A file may be gone again by the time it is opened: then get it again.
+        """
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        path = self.folder / digest[:32]
+        if _touch(path):
+            return path
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".lock-{int(digest, 16) % LOCKS}"):
+            if _touch(path):  # made by another process meanwhile
+                return path
+            partial = self.folder / f"{PARTIAL}{path.name}"
+            try:
+                make(partial)
+                self._make_room(partial.stat().st_size)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return path
+
+    def _make_room(self, size: int) -> None:
+        """Remove what was longest unused, until `size` more bytes are within the limit."""
+        with FileLock(self.folder / ".lock"):
+            now, held = time.time(), []
+            for path in self.folder.iterdir():
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue
+                if not path.name.startswith("."):
+                    held.append((status.st_mtime, status.st_size, path))
+                elif path.name.startswith(PARTIAL) and now - status.st_mtime > ABANDONED:
+                    path.unlink(missing_ok=True)
+            total = size + sum(bytes_ for _, bytes_, _ in held)
+            for _, bytes_, path in sorted(held):
+                if total <= self.limit:
+                    break
+                path.unlink(missing_ok=True)
+                total -= bytes_
+
+
+def _touch(path: Path) -> bool:
+    """Mark a file as used now; whether there is one."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,67 @@
+"""One image with one of its texts: what every task that trains on captions takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from blip2ft.data.broken import Broken
+from blip2ft.data.images import TrainTransform
+from blip2ft.data.loading import load_pixels
+from blip2ft.data.order import Key
+from blip2ft.data.records import Record
+from blip2ft.data.shard_records import Records
+
+
+class ImageText(NamedTuple):
+    """pixels: (3, H, W) float32; text: a caption; record: the image's number, as for all its
+    captions."""
+
+    pixels: Tensor
+    text: str
+    record: int
+
+
+@dataclass(frozen=True)
+class ImageTexts(Dataset):
+    """Images with their captions, augmented; what is drawn depends on seed, epoch and sample alone,
+    never on the worker.
+
+    pairs: record and caption of each sample. None takes each record as one sample and draws one of
+      its captions every epoch, as nobody knows how many a stream has; and there a sample that can't
+      be read is `Broken`, while a record's image that can't is an error.
+    """
+
+    records: Sequence[Record] | Records
+    pairs: Sequence[tuple[int, int]] | None
+    transform: TrainTransform
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.records) if self.pairs is None else len(self.pairs)
+
+    def __getitem__(self, key: Key) -> ImageText | Broken:
+        rng = np.random.default_rng([self.seed, key.epoch, key.sample])
+        if self.pairs is not None:
+            number, caption = self.pairs[key.sample]
+            record = self.records[number]
+            assert isinstance(record, Record)
+            pixels = load_pixels(record, self.transform, rng)
+            return ImageText(pixels, record.captions[caption], number)
+        found = self.records[key.sample]
+        if isinstance(found, Broken):
+            return found
+        text = found.captions[int(rng.integers(len(found.captions)))]
+        try:
+            pixels = load_pixels(found, self.transform, rng)
+        except ValueError as error:
+            return Broken(found.origin, str(error).removeprefix(f"an image of {found.origin}: "))
+        return ImageText(pixels, text, key.sample)
+
+
+def every_caption(records: Sequence[Record]) -> list[tuple[int, int]]:
+    """Each record's number with each of its captions'."""
+    return [(i, j) for i, record in enumerate(records) for j in range(len(record.captions))]

@@ -1,0 +1,95 @@
+"""Files at addresses such as https://, hf:// and s3://, through fsspec."""
+
+import time
+from errno import ENOSPC
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TRIES = 4  # of a download; the pauses between them are 1, 4 and 16 seconds
+PAUSE = 1.0
+
+
+class Address(NamedTuple):
+    """A file system of fsspec's, and a path in it."""
+
+    system: Any
+    path: str
+
+
+def is_remote(url: str) -> bool:
+    """Whether it is an address, not a path."""
+    return "://" in url
+
+
+def locate_remote(url: str) -> Address:
+    """The file system of an address. Raises ValueError where a package for it is missing."""
+    from fsspec.core import url_to_fs
+
+    try:
+        return Address(*url_to_fs(url))
+    except ImportError as error:
+        scheme = url.partition("://")[0]
+        package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}.get(scheme, scheme)
+        raise ValueError(
+            f"{url}: a package that reads {scheme}:// isn't installed: pip install {package}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{url}: no such kind of address ({error}).") from error
+
+
+def list_remote(pattern: str) -> list[str]:
+    """The addresses that a pattern with *, ? or [..] names, sorted."""
+    system, path = locate_remote(pattern)
+    try:
+        found = system.glob(path)
+    except Exception as error:  # each file system has errors of its own
+        raise ValueError(f"{pattern}: can't be listed ({_say(error)}).") from error
+    return sorted(system.unstrip_protocol(name) for name in found)
+
+
+def read_remote(url: str) -> bytes | None:
+    """What a small file holds; None where there is none, or none that may be read."""
+    system, path = locate_remote(url)
+    try:
+        return system.cat_file(path)
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        return None
+    except Exception as error:  # each file system has errors of its own
+        raise ValueError(f"{url}: can't be read ({_say(error)}).") from error
+
+
+def download(url: str, path: Path, size: int | None) -> None:
+    """Write a file to `path`; tried again where the connection fails.
+
+    size: what it must have in bytes, where that is known.
+
+    Raises ValueError where it isn't there, has another size, or can't be fetched.
+    """
+    for tried in range(1, TRIES + 1):
+        try:
+            system, place = locate_remote(url)
+            system.get_file(place, str(path))
+            break
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{url}: no such file. Correct the address, or the index that names it."
+            ) from error
+        except Exception as error:  # each file system has errors of its own
+            if isinstance(error, ValueError) or getattr(error, "errno", None) == ENOSPC:
+                raise
+            if tried == TRIES:
+                raise ValueError(
+                    f"{url}: can't be fetched, tried {TRIES} times ({_say(error)}). Check the "
+                    "network, and go on."
+                ) from error
+            time.sleep(PAUSE * 4 ** (tried - 1))
+    fetched = path.stat().st_size
+    if size is not None and fetched != size:
+        raise ValueError(
+            f"{url}: {fetched} bytes were fetched, but its index says {size}. If it was changed "
+            "since, write the index anew (blip2ft shard --index); else fetch it again."
+        )
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

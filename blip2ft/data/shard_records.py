@@ -1,0 +1,180 @@
+"""Records of many shards, each found and read when it is asked for."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blip2ft.data.broken import Broken
+from blip2ft.data.cache import Cache
+from blip2ft.data.entries import ID_COLUMN, Columns, Problems, Request, check_captions, find_columns
+from blip2ft.data.records import Record
+from blip2ft.data.remote import download, is_remote
+from blip2ft.data.row_groups import Rows, unpack
+from blip2ft.data.shards import Shard
+from blip2ft.data.tar import find_samples, read_sample
+from blip2ft.data.webdataset import image_extension, texts_of
+
+TRIES = 3  # to open a shard that the cache may just have removed
+
+
+@dataclass(frozen=True)
+class Source:
+    """Shards of one kind, and how they are read.
+
+    format: "webdataset" or "parquet"; weight: its share in a mixture, None where sources aren't
+    weighed; repeat: whether its samples may come more than once.
+    """
+
+    name: str
+    format: str
+    shards: tuple[Shard, ...]
+    request: Request
+    weight: float | None = None
+    repeat: bool = True
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(S,) int64, samples of each shard."""
+        return np.array([shard.samples for shard in self.shards], np.int64)
+
+    def __len__(self) -> int:
+        return int(self.sizes.sum())
+
+
+class Records:
+    """Every sample of the sources by its number, as a `Record`, or `Broken` with the reason.
+
+    A shard that isn't what it shall be, such as one that was damaged, has broken samples only.
+    What was found out of the `keep` shards used last is kept, eight bytes a sample.
+    """
+
+    def __init__(self, sources: Sequence[Source], cache: Cache, *, keep: int) -> None:
+        self.sources, self.cache, self.keep = sources, cache, keep
+        self.ends = np.cumsum(np.concatenate([source.sizes for source in sources]))
+        self.source_ends = np.cumsum([len(source.shards) for source in sources])
+        self._opened: OrderedDict[int, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, number: int) -> Record | Broken:
+        index = int(np.searchsorted(self.ends, number, side="right"))
+        start = int(self.ends[index - 1]) if index else 0
+        for tried in range(1, TRIES + 1):
+            try:
+                return self._open(index)[number - start]
+            except FileNotFoundError:  # the cache made room meanwhile
+                self._opened.pop(index, None)
+                if tried == TRIES:
+                    raise
+        raise AssertionError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": OrderedDict()}
+
+    def _open(self, index: int) -> "_Tar | _Rows | _Damaged":
+        if index in self._opened:
+            self._opened.move_to_end(index)
+            return self._opened[index]
+        number = int(np.searchsorted(self.source_ends, index, side="right"))
+        source = self.sources[number]
+        first = int(self.source_ends[number]) - len(source.shards)
+        self._opened[index] = opened = open_shard(source, source.shards[index - first], self.cache)
+        if len(self._opened) > self.keep:
+            self._opened.popitem(last=False)
+        return opened
+
+
+def open_shard(source: Source, shard: Shard, cache: Cache) -> "_Tar | _Rows | _Damaged":
+    """The samples of one shard, fetched and unpacked where it has to be.
+
+    Raises ValueError where it can't be fetched, and FileNotFoundError where it isn't there.
+    """
+    if source.format == "parquet":
+        columns_of = partial(find_columns, request=source.request, source=shard.url)
+        make = partial(unpack, shard.url, shard.first, shard.last, source.request.image_column)
+        name = f"{shard.url}[{shard.first}:{shard.last}] {source.request.image_column}"
+        rows = Rows(cache.get(f"{name} {shard.size}", make))
+        return _Rows(shard, rows, columns_of(rows.names))
+    path = Path(shard.url)
+    if is_remote(shard.url):
+        path = cache.get(
+            f"{shard.url} {shard.size}", lambda path: download(shard.url, path, shard.size)
+        )
+    try:
+        starts = find_samples(path)
+    except ValueError as error:
+        return _Damaged(shard.url, str(error))
+    if len(starts) - 1 != shard.samples:
+        return _Damaged(
+            shard.url,
+            f"{len(starts) - 1} samples in it, but its index says {shard.samples}; write the index "
+            "anew: blip2ft shard --index",
+        )
+    return _Tar(shard.url, path, starts, source.request)
+
+
+@dataclass(frozen=True)
+class _Damaged:
+    url: str
+    reason: str
+
+    def __getitem__(self, index: int) -> Broken:
+        return Broken(f"{self.url}: sample {index}", self.reason)
+
+
+@dataclass(frozen=True)
+class _Tar:
+    url: str
+    path: Path
+    starts: np.ndarray
+    request: Request
+
+    def __getitem__(self, index: int) -> Record | Broken:
+        origin = f"{self.url}: sample {index}"
+        try:
+            sample = read_sample(self.path, int(self.starts[index]), int(self.starts[index + 1]))
+            origin = f"{self.url}: {sample.key}"
+            image = sample.data[image_extension(sample, self.request)]
+            identity, captions, fields = texts_of(sample, self.request)
+        except ValueError as error:
+            return Broken(origin, str(error))
+        identity = sample.key if identity is None else identity
+        return record_of(image, identity, captions, origin, fields)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    shard: Shard
+    rows: Rows
+    columns: Columns
+
+    def __getitem__(self, index: int) -> Record | Broken:
+        origin = f"{self.shard.url}: row {self.shard.row + index}"
+        fields = self.rows[index]
+        image = fields.pop(self.columns.image)
+        data = image.get("bytes") if isinstance(image, dict) else image
+        if not data:
+            return Broken(origin, "the row holds no image")
+        captions = fields.pop(self.columns.caption) if self.columns.caption else None
+        identity = fields.pop(ID_COLUMN, None)
+        identity = identity if type(identity) in (str, int) else self.shard.row + index
+        return record_of(data, identity, captions, origin, fields)
+
+
+def record_of(
+    image: bytes, identity: str | int, captions: Any, origin: str, fields: Mapping[str, Any]
+) -> Record | Broken:
+    """A record with those captions that aren't empty, or `Broken` without any."""
+    problems = Problems(origin)
+    said = check_captions(captions, origin, False, problems)
+    if problems.counts:
+        return Broken(origin, next(what for what, _ in problems.places))
+    if not said:
+        return Broken(origin, "no caption, or an empty one")
+    return Record(image, identity, said, origin, fields)
