@@ -15,6 +15,7 @@ from transformers import (
     Blip2Processor,
 )
 
+from blip2ft.models.clip_vision import class_for
 from blip2ft.models.resolution import resize_image_input
 from blip2ft.models.retriever import HEADS, OBJECTIVES, Retriever
 from blip2ft.models.source import (
@@ -70,7 +71,7 @@ def load_captioner(
             name, revision=revision, trust_remote_code=False, backend="pil"
         )
         saved, _ = Blip2Processor.get_processor_dict(name, revision=revision)
-        model, info = Blip2ForConditionalGeneration.from_pretrained(
+        model, info = class_for(Blip2ForConditionalGeneration, config).from_pretrained(
             name,
             revision=revision,
             config=config,
@@ -133,7 +134,7 @@ def load_retriever(
         image_processor = AutoImageProcessor.from_pretrained(
             name, revision=revision, trust_remote_code=False, backend="pil"
         )
-        model, info = Retriever.from_pretrained(
+        model, info = class_for(Retriever, config).from_pretrained(
             name,
             revision=revision,
             config=config,
@@ -183,8 +184,9 @@ def _check_objectives(objectives: Mapping[str, float]) -> None:
 @torch.no_grad()
 def _load_itg_head(model: Retriever, name: str) -> None:
     """Copy the head of ITG from a BERT with its language-modelling head, or from a retriever."""
-    if Path(name).is_dir() and is_retriever(AutoConfig.from_pretrained(name)):
-        head = Retriever.from_pretrained(name).itg_head
+    config = AutoConfig.from_pretrained(name) if Path(name).is_dir() else None
+    if config is not None and is_retriever(config):
+        head = class_for(Retriever, config).from_pretrained(name).itg_head
         found = dict(head.named_parameters())
     else:
         with explained(name):

@@ -92,6 +92,9 @@ class Retriever(Blip2ForImageTextRetrieval):
     objectives: the weight of each loss; one that isn't named isn't computed.
     """
 
+    # the class that the config names
+    ARCHITECTURE = Blip2ForImageTextRetrieval.__name__
+
     def __init__(self, config: Blip2Config) -> None:
         super().__init__(config)
         text = config.qformer_config
@@ -113,11 +116,11 @@ class Retriever(Blip2ForImageTextRetrieval):
             init.zeros_(module.bias)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As stock's, with the stock class named in the config."""
+        """As stock's, with ARCHITECTURE named in the config."""
         super().save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory) / "config.json"
         config = json.loads(path.read_text())
-        config["architectures"] = [Blip2ForImageTextRetrieval.__name__]
+        config["architectures"] = [self.ARCHITECTURE]
         path.write_text(json.dumps(config, indent=2) + "\n")
 
     def forward(

@@ -71,7 +71,8 @@ def read_config(
 
 def is_retriever(config: PreTrainedConfig) -> bool:
     """Whether the checkpoint compares images and texts, and has no language model."""
-    return "Blip2ForImageTextRetrieval" in (config.architectures or ())
+    names = ("Blip2ForImageTextRetrieval", "ClipRetriever")
+    return any(name in names for name in config.architectures or ())
 
 
 def check_weights(name: str, info: Mapping[str, Any], optional: str = "$^") -> None:

@@ -24,6 +24,7 @@ from transformers import (
     InstructBlipProcessor,
 )
 
+from blip2ft.models.clip_vision import class_for
 from blip2ft.models.load import complete_tokens, load_captioner
 from blip2ft.models.resolution import resize_image_input
 from blip2ft.models.retriever import Retriever
@@ -119,7 +120,7 @@ def load_vqa(
             trust_remote_code=False,
             **question_source,
         )
-        model, info = InstructBlipForConditionalGeneration.from_pretrained(
+        model, info = class_for(InstructBlipForConditionalGeneration, config).from_pretrained(
             name,
             revision=revision,
             config=config,
@@ -179,7 +180,7 @@ def _read_text_branch(name: str, config: Blip2Config) -> tuple[dict[str, Tensor]
             source: nn.Module = AutoModel.from_pretrained(name, trust_remote_code=False)
             prefix = "encoder."
         elif is_retriever(source_config):
-            source = Retriever.from_pretrained(name)
+            source = class_for(Retriever, source_config).from_pretrained(name)
             prefix = "qformer.encoder."
         else:
             raise ValueError(
