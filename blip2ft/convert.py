@@ -1,4 +1,4 @@
-"""Whole checkpoints: the original's file to a folder that stock transformers loads, and back."""
+"""Whole checkpoints: the original's file to a folder in transformers' format, and back."""
 
 import logging
 import shutil
@@ -21,11 +21,13 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from blip2ft.models.clip_vision import CLIP_ACT, class_for, is_clip
 from blip2ft.models.lavis import (
     COPIES,
     POSITION_IDS,
     biased_keys,
     check_copies,
+    encoder_of,
     family_of,
     lavis_name,
     to_lavis,
@@ -33,6 +35,7 @@ from blip2ft.models.lavis import (
 )
 from blip2ft.models.load import IMAGE_TOKEN, complete_tokens
 from blip2ft.models.original import compare, read_original, report_differences
+from blip2ft.models.original_vision import CLIP_HEAD_WIDTH, original_sizes
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import check_weights, explained, read_config
 
@@ -68,7 +71,8 @@ def to_folder(
 ) -> Conversion:
     """Write the original's `checkpoint` to the folder `out`, in transformers' format.
 
-    config: folder or hub id whose config.json has the sizes; for stage 1 with the tokenizer.
+    config: folder or hub id whose config.json has the sizes; for stage 1 with the tokenizer. Those
+      of CLIP's ViT-L are read off the tensors, so that any with the same Q-Former serves.
     language_model: folder or hub id of the OPT or FlanT5 of a captioning checkpoint, which the
       original keeps apart: its config and tokenizer, and its weights unless the checkpoint has any.
     allow_partial: take tensors that are missing or misshapen from a random start, and leave out
@@ -84,11 +88,13 @@ def to_folder(
     original = read_original(checkpoint)
     try:
         family = family_of(original)
+        is_vit_l = encoder_of(original) == "clip"
+        vision = original_sizes(original) if is_vit_l else None
     except ValueError as error:
         raise ValueError(f"can't convert {checkpoint}: {error}") from None
     has_language = any(name.startswith(f"{family}_model.") for name in original)
     source = _language_source(family, config, language_model, has_language)
-    settings, tokenizer = _settings(family, str(config), source)
+    settings, tokenizer = _settings(family, str(config), source, vision)
     model = _empty_model(family, settings)
 
     mapped, unused = _account(original, model, family, str(checkpoint), has_language, allow_partial)
@@ -165,14 +171,23 @@ def to_checkpoint(
     state = {name: tensor for name, tensor in state.items() if name not in unused}
     if with_language_model:
         _drop_image_row(state, model, settings)
-    biased = biased_keys(state)
+    encoder = "clip" if is_clip(settings) else "eva"
+    vision = settings.vision_config
+    head_width = vision.hidden_size // vision.num_attention_heads
+    if encoder == "clip" and (vision.hidden_act, head_width) != (CLIP_ACT, CLIP_HEAD_WIDTH):
+        raise ValueError(
+            f"{folder}: the image encoder has heads {head_width} wide and the activation "
+            f"{vision.hidden_act}; the original's CLIP has {CLIP_HEAD_WIDTH} and {CLIP_ACT}, so it "
+            "has no class for this model"
+        )
+    biased = biased_keys(state) if encoder == "eva" else []
     if biased:
         logger.warning(
-            "the original has no key biases: those of %d layers are left out, which changes the "
-            "attention by rounding errors only",
+            "the original's ViT-g has no key biases: those of %d layers are left out, which "
+            "changes the attention by rounding errors only",
             len(biased),
         )
-    mapped = to_lavis(state, family, settings.qformer_config.max_position_embeddings)
+    mapped = to_lavis(state, family, settings.qformer_config.max_position_embeddings, encoder)
     partial = out.with_name(f".partial-{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -202,9 +217,13 @@ def _language_source(
     return str(language_model or config)
 
 
-def _settings(family: str, config: str, source: str | None) -> tuple[Blip2Config, Any]:
-    """The config and the tokenizer of the model to write."""
+def _settings(
+    family: str, config: str, source: str | None, vision: Mapping[str, Any] | None
+) -> tuple[Blip2Config, Any]:
+    """The config and the tokenizer of the model to write; vision: instead of the config's own."""
     settings = read_config(config)
+    if vision is not None:
+        settings = Blip2Config.from_dict(settings.to_dict() | {"vision_config": vision})
     with explained(source or config):
         tokenizer = AutoTokenizer.from_pretrained(source or config, trust_remote_code=False)
         if source is not None and source != config:
@@ -249,9 +268,8 @@ def _settings(family: str, config: str, source: str | None) -> tuple[Blip2Config
 def _empty_model(family: str, settings: PreTrainedConfig) -> Any:
     """A model without memory for its weights."""
     with torch.device("meta"):
-        if family == "stage1":
-            return Retriever(settings).eval()
-        return Blip2ForConditionalGeneration(settings).eval()
+        stock = Retriever if family == "stage1" else Blip2ForConditionalGeneration
+        return class_for(stock, settings)(settings).eval()
 
 
 def _account(
@@ -269,7 +287,7 @@ def _account(
         for key, tensor in model.state_dict().items()
         if has_language or not key.startswith(LANGUAGE)
     }
-    expected = to_lavis(empty, family, positions)
+    expected = to_lavis(empty, family, positions, "clip" if is_clip(model.config) else "eva")
     copies = dict(COPIES)
     for key, source in getattr(model, "all_tied_weights_keys", {}).items():
         copies[str(lavis_name(key, family))] = str(lavis_name(source, family))

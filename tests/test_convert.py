@@ -474,17 +474,6 @@ def test_a_folder_without_a_tokenizer_is_refused(family, t5, t5_folder, tmp_path
         to_folder(checkpoint, tmp_path / "m", **options)
 
 
-def test_vit_l_is_refused(tmp_path):
-    source = changed(
-        STAGE1,
-        tmp_path / "c.pth",
-        drop="visual_encoder.",
-        **{"visual_encoder.ln_pre.weight": torch.zeros(1)},
-    )
-    with pytest.raises(ValueError, match=r"can't convert .*c.pth: this is a ViT-L checkpoint"):
-        to_folder(source, tmp_path / "m", config=STAGE1)
-
-
 def test_another_image_size_says_what_to_set(tmp_path):
     source = changed(
         STAGE1, tmp_path / "c.pth", **{"visual_encoder.pos_embed": torch.zeros(1, 37, 64)}

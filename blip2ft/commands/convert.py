@@ -57,11 +57,14 @@ def _convert(arguments: argparse.Namespace) -> int:
     if not back and not arguments.config:
         raise ValueError(
             "pass --config DIR_OR_ID with the model's config.json, as numbers of attention heads "
-            "can't be read off the tensors: Salesforce/blip2-itm-vit-g has that of stage 1 with "
-            "ViT-g, Salesforce/blip2-opt-2.7b and blip2-flan-t5-xl those of captioning"
+            "can't be read off the tensors: Salesforce/blip2-itm-vit-g has that of stage 1, "
+            "Salesforce/blip2-opt-2.7b and blip2-flan-t5-xl those of captioning, with ViT-g or "
+            "ViT-L"
         )
     quiet_libraries()
     from blip2ft.convert import to_checkpoint, to_folder
+    from blip2ft.models.clip_vision import who_loads
+    from blip2ft.models.source import read_config
 
     if back:
         done = to_checkpoint(
@@ -78,10 +81,10 @@ def _convert(arguments: argparse.Namespace) -> int:
             language_model=arguments.language_model,
             allow_partial=arguments.allow_partial,
         )
-    reader = "the original" if back else "stock transformers"
+    reader = "the original loads it" if back else who_loads(read_config(str(arguments.out)))
     counts = [f"{done.written} tensors"]
     counts += [f"{len(done.new)} of them random, listed above"] if done.new else []
     counts += [f"{len(done.missing)} missing"] if done.missing else []
     counts += [f"{len(done.unused)} of the source unused"] if done.unused else []
-    print(f"{arguments.out}: {reader} loads it; {', '.join(counts)}")
+    print(f"{arguments.out}: {reader}; {', '.join(counts)}")
     return 0

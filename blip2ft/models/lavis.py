@@ -2,11 +2,12 @@
 
 The original is LAVIS (github.com/salesforce/LAVIS, lavis/models/): `Blip2Qformer` (stage 1 and
 retrieval, blip2_models/blip2_qformer.py), `Blip2OPT` (blip2_opt.py), `Blip2T5` (blip2_t5.py), all
-with the ViT of eva_vit.py and the Q-Former of Qformer.py.
+with the Q-Former of Qformer.py, on one of two image encoders: "eva", the ViT-g of eva_vit.py, or
+"clip", the ViT-L of clip_vit.py.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,17 +22,6 @@ FAMILIES = {
 # Ours on the right; # is a number, * is what follows. The first that fits counts.
 NAMES = (
     ("query_tokens", "query_tokens"),
-    ("visual_encoder.cls_token", "vision_model.embeddings.class_embedding"),
-    ("visual_encoder.pos_embed", "vision_model.embeddings.position_embedding"),
-    ("visual_encoder.patch_embed.proj.*", "vision_model.embeddings.patch_embedding.*"),
-    ("visual_encoder.blocks.#.norm1.*", "vision_model.encoder.layers.#.layer_norm1.*"),
-    ("visual_encoder.blocks.#.norm2.*", "vision_model.encoder.layers.#.layer_norm2.*"),
-    ("visual_encoder.blocks.#.mlp.*", "vision_model.encoder.layers.#.mlp.*"),
-    (
-        "visual_encoder.blocks.#.attn.qkv.weight",
-        "vision_model.encoder.layers.#.self_attn.qkv.weight",
-    ),
-    ("visual_encoder.blocks.#.attn.proj.*", "vision_model.encoder.layers.#.self_attn.projection.*"),
     ("ln_vision.*", "vision_model.post_layernorm.*"),
     ("Qformer.bert.embeddings.LayerNorm.*", "qformer.layernorm.*"),
     ("Qformer.bert.embeddings.word_embeddings.*", "embeddings.word_embeddings.*"),
@@ -46,6 +36,38 @@ NAMES = (
     ),
     ("Qformer.bert.encoder.*", "qformer.encoder.*"),
 )
+_LAYER = "vision_model.encoder.layers.#."
+ENCODER_NAMES = {
+    "eva": (
+        ("visual_encoder.cls_token", "vision_model.embeddings.class_embedding"),
+        ("visual_encoder.pos_embed", "vision_model.embeddings.position_embedding"),
+        ("visual_encoder.patch_embed.proj.*", "vision_model.embeddings.patch_embedding.*"),
+        ("visual_encoder.blocks.#.norm1.*", _LAYER + "layer_norm1.*"),
+        ("visual_encoder.blocks.#.norm2.*", _LAYER + "layer_norm2.*"),
+        ("visual_encoder.blocks.#.mlp.*", _LAYER + "mlp.*"),
+        ("visual_encoder.blocks.#.attn.qkv.weight", _LAYER + "self_attn.qkv.weight"),
+        ("visual_encoder.blocks.#.attn.proj.*", _LAYER + "self_attn.projection.*"),
+    ),
+    "clip": (
+        ("visual_encoder.class_embedding", "vision_model.embeddings.class_embedding"),
+        ("visual_encoder.positional_embedding", "vision_model.embeddings.position_embedding"),
+        ("visual_encoder.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
+        ("visual_encoder.ln_pre.*", "vision_model.embeddings.pre_layernorm.*"),
+        ("visual_encoder.transformer.resblocks.#.ln_1.*", _LAYER + "layer_norm1.*"),
+        ("visual_encoder.transformer.resblocks.#.ln_2.*", _LAYER + "layer_norm2.*"),
+        ("visual_encoder.transformer.resblocks.#.mlp.c_fc.*", _LAYER + "mlp.fc1.*"),
+        ("visual_encoder.transformer.resblocks.#.mlp.c_proj.*", _LAYER + "mlp.fc2.*"),
+        (
+            "visual_encoder.transformer.resblocks.#.attn.in_proj_weight",
+            _LAYER + "self_attn.qkv.weight",
+        ),
+        ("visual_encoder.transformer.resblocks.#.attn.in_proj_bias", _LAYER + "self_attn.qkv.bias"),
+        (
+            "visual_encoder.transformer.resblocks.#.attn.out_proj.*",
+            _LAYER + "self_attn.projection.*",
+        ),
+    ),
+}
 FAMILY_NAMES = {
     "stage1": (
         ("temp", "temperature"),
@@ -68,6 +90,10 @@ COPIES = {
 # A buffer of 0, 1, 2 ..., which transformers makes anew.
 POSITION_IDS = "Qformer.bert.embeddings.position_ids"
 
+# The embeddings of clip_vit.py are (D,) and (1 + G*G, D), transformers' (1, ..., D) both.
+CLASS_EMBEDDING = "visual_encoder.class_embedding"
+POSITION_EMBEDDING = "visual_encoder.positional_embedding"
+
 # The ViT of eva_vit.py has biases for queries and values only, transformers' for all three.
 QUERY_BIAS = "visual_encoder.blocks.{}.attn.q_bias"
 VALUE_BIAS = "visual_encoder.blocks.{}.attn.v_bias"
@@ -79,16 +105,9 @@ _QKV_BIAS = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.qkv\.b
 def family_of(names: Iterable[str]) -> str:
     """Which of FAMILIES the original's checkpoint with tensors `names` is.
 
-    Raises ValueError for ViT-L checkpoints, whose ViT is CLIP's (clip_vit.py), and for other
-    models.
+    Raises ValueError for other models.
     """
     names = list(names)
-    clip = "visual_encoder.class_embedding visual_encoder.ln_pre. visual_encoder.transformer."
-    if any(name.startswith(tuple(clip.split())) for name in names):
-        raise ValueError(
-            "this is a ViT-L checkpoint (CLIP's ViT), which isn't supported yet; take one with "
-            "ViT-g, such as blip2_pretrained.pth or blip2_pretrained_opt2.7b.pth"
-        )
     found = [
         family
         for family, heads in FAMILIES.items()
@@ -103,18 +122,27 @@ def family_of(names: Iterable[str]) -> str:
     return found[0]
 
 
+def encoder_of(names: Collection[str]) -> str | None:
+    """Which image encoder the original's tensors `names` are of; None where they have none."""
+    for encoder in ENCODER_NAMES:
+        if any(_renamed(name, ENCODER_NAMES[encoder], 0) for name in names):
+            return encoder
+    return None
+
+
 def transformers_name(name: str, family: str) -> str | None:
     """transformers' name of the original's tensor `name`; None where it has no counterpart."""
-    return _renamed(name, family, 0)
+    table = (*NAMES, *FAMILY_NAMES[family], *ENCODER_NAMES["eva"], *ENCODER_NAMES["clip"])
+    return _renamed(name, table, 0)
 
 
-def lavis_name(name: str, family: str) -> str | None:
+def lavis_name(name: str, family: str, encoder: str = "eva") -> str | None:
     """The original's name of transformers' tensor `name`; None where it has no counterpart."""
-    return _renamed(name, family, 1)
+    return _renamed(name, (*NAMES, *FAMILY_NAMES[family], *ENCODER_NAMES[encoder]), 1)
 
 
-def _renamed(name: str, family: str, side: int) -> str | None:
-    for pair in (*NAMES, *FAMILY_NAMES[family]):
+def _renamed(name: str, table: Iterable[tuple[str, str]], side: int) -> str | None:
+    for pair in table:
         pattern = re.escape(pair[side]).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)")
         found = re.fullmatch(pattern, name)
         if found:
@@ -140,35 +168,42 @@ def to_transformers(state: Mapping[str, Tensor], family: str) -> dict[str, Tenso
                 together = torch.cat([query, torch.zeros_like(query), value])
                 mapped[QKV_BIAS.format(bias[1])] = together
         elif name not in COPIES and name != POSITION_IDS:
+            if name in (CLASS_EMBEDDING, POSITION_EMBEDDING):
+                tensor = tensor.reshape(1, -1, tensor.shape[-1])
             mapped[_known(transformers_name(name, family), name, family)] = tensor
     return mapped
 
 
-def to_lavis(state: Mapping[str, Tensor], family: str, positions: int) -> dict[str, Tensor]:
+def to_lavis(
+    state: Mapping[str, Tensor], family: str, positions: int, encoder: str = "eva"
+) -> dict[str, Tensor]:
     """The original's tensors from transformers', bit for bit, with the second names that it has.
 
     positions: the Q-Former's `max_position_embeddings`, the length of a buffer of the original.
 
-    The key biases are left out: `biased_keys` says where they aren't zeros. Raises ValueError for a
-    tensor of no known name.
+    The key biases of "eva" are left out: `biased_keys` says where they aren't zeros. Raises
+    ValueError for a tensor of no known name.
     """
     mapped: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        bias = _QKV_BIAS.fullmatch(name)
+        bias = _QKV_BIAS.fullmatch(name) if encoder == "eva" else None
         if bias:
             query, _, value = tensor.chunk(3)
             # copies: a view would be saved with all of what it views
             mapped[QUERY_BIAS.format(bias[1])] = query.clone()
             mapped[VALUE_BIAS.format(bias[1])] = value.clone()
         else:
-            mapped[_known(lavis_name(name, family), name, family)] = tensor
+            mapped[_known(lavis_name(name, family, encoder), name, family)] = tensor
+    for name, places in ((CLASS_EMBEDDING, -1), (POSITION_EMBEDDING, 1)):
+        if name in mapped:
+            mapped[name] = mapped[name].flatten(0, places)
     mapped |= {name: mapped[source] for name, source in COPIES.items() if source in mapped}
     mapped[POSITION_IDS] = torch.arange(positions).unsqueeze(0)
     return mapped
 
 
 def biased_keys(state: Mapping[str, Tensor]) -> list[str]:
-    """transformers' tensors whose key biases, which the original hasn't, aren't all zeros.
+    """transformers' tensors whose key biases, which the original's ViT-g hasn't, aren't all zeros.
 
     They change nothing but rounding: one adds the same number to all scores of a query, which the
     softmax takes away. Training moves them by rounding errors all the same.

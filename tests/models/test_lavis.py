@@ -11,6 +11,7 @@ from blip2ft.models.lavis import (
     POSITION_IDS,
     biased_keys,
     check_copies,
+    encoder_of,
     family_of,
     lavis_name,
     to_lavis,
@@ -135,16 +136,57 @@ def test_changed_positions_are_refused():
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "encoder"),
     [
-        "visual_encoder.class_embedding",
-        "visual_encoder.ln_pre.weight",
-        "visual_encoder.transformer.resblocks.0.ln_1.weight",
+        ("visual_encoder.class_embedding", "clip"),
+        ("visual_encoder.ln_pre.weight", "clip"),
+        ("visual_encoder.transformer.resblocks.0.ln_1.weight", "clip"),
+        ("visual_encoder.blocks.0.norm1.weight", "eva"),
+        ("visual_encoder.cls_token", "eva"),
+        ("ln_vision.weight", None),
     ],
 )
-def test_vit_l_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=r"a ViT-L checkpoint .* isn't supported yet; take one"):
-        family_of([name, "vision_proj.weight"])
+def test_the_image_encoder_is_told_by_any_of_its_names(name, encoder):
+    assert encoder_of([name, "vision_proj.weight"]) == encoder
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("class_embedding", "embeddings.class_embedding"),
+        ("positional_embedding", "embeddings.position_embedding"),
+        ("conv1.weight", "embeddings.patch_embedding.weight"),
+        ("ln_pre.bias", "embeddings.pre_layernorm.bias"),
+        ("transformer.resblocks.20.ln_1.weight", "encoder.layers.20.layer_norm1.weight"),
+        ("transformer.resblocks.20.ln_2.bias", "encoder.layers.20.layer_norm2.bias"),
+        ("transformer.resblocks.3.mlp.c_fc.weight", "encoder.layers.3.mlp.fc1.weight"),
+        ("transformer.resblocks.3.mlp.c_proj.bias", "encoder.layers.3.mlp.fc2.bias"),
+        ("transformer.resblocks.3.attn.in_proj_weight", "encoder.layers.3.self_attn.qkv.weight"),
+        ("transformer.resblocks.3.attn.in_proj_bias", "encoder.layers.3.self_attn.qkv.bias"),
+        (
+            "transformer.resblocks.3.attn.out_proj.bias",
+            "encoder.layers.3.self_attn.projection.bias",
+        ),
+    ],
+)
+def test_vit_l_is_renamed_both_ways(theirs, ours):
+    theirs, ours = f"visual_encoder.{theirs}", f"vision_model.{ours}"
+    assert transformers_name(theirs, "t5") == ours
+    assert lavis_name(ours, "t5", "clip") == theirs
+    assert lavis_name(ours, "t5") != theirs
+
+
+def test_embeddings_of_vit_l_keep_their_shapes():
+    original = {
+        "visual_encoder.class_embedding": torch.randn(6),
+        "visual_encoder.positional_embedding": torch.randn(5, 6),
+        "visual_encoder.transformer.resblocks.0.attn.in_proj_bias": torch.randn(18),
+        POSITION_IDS: torch.arange(4).unsqueeze(0),
+    }
+    mapped = to_transformers(original, "stage1")
+    assert mapped["vision_model.embeddings.class_embedding"].shape == (1, 1, 6)
+    assert mapped["vision_model.embeddings.position_embedding"].shape == (1, 5, 6)
+    assert same(to_lavis(mapped, "stage1", 4, "clip"), original)
 
 
 @pytest.mark.parametrize(
