@@ -1,4 +1,4 @@
-"""From a run to a folder that stock transformers loads: merged, verified, complete."""
+"""From a run to a folder in transformers' format: merged, verified, complete."""
 
 import json
 import shutil
@@ -86,9 +86,9 @@ def export_run(
     """Merge a run into `out`: model, processor and generation config of stock classes.
 
     The merge is computed in fp32 over the unquantised base, then written in `dtype` ("fp32" or
-    "bf16"). The written folder is loaded again by stock transformers, and its logits on sample
-    inputs are compared with those of the unmerged model in fp32. Returns {"max_difference",
-    "largest_logit"}.
+    "bf16"). The written folder is loaded again by stock transformers (on CLIP's image encoder, for
+    which stock has no class, by ours), and its logits on sample inputs are compared with those of
+    the unmerged model in fp32. Returns {"max_difference", "largest_logit"}.
 
     Raises ValueError where `out` is in use, and where the logits differ by more than `tolerance`
     times the largest one; then nothing is left in `out`.
@@ -100,7 +100,7 @@ def export_run(
         raise ValueError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
     model, processor, description = load_finetuned(run, base=base)
     task, stock = description["task"], type(model)
-    if issubclass(stock, Retriever):
+    if stock is Retriever:
         stock = Blip2ForImageTextRetrieval
     inputs = _sample_inputs(model, processor, description)
     unmerged = _outputs(model, inputs)

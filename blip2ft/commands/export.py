@@ -11,7 +11,7 @@ from blip2ft.quiet import quiet_libraries
 
 def add_export(commands: Any) -> None:
     parser = command(
-        commands, "export", "Merge a run into a model that stock transformers loads.", _export
+        commands, "export", "Merge a run into a model in transformers' format.", _export
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="the --output of a run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, not yet in use")
@@ -25,6 +25,8 @@ def _export(arguments: argparse.Namespace) -> int:
         check_model_name(arguments.base)
     quiet_libraries()
     from blip2ft.export import export_run
+    from blip2ft.models.clip_vision import who_loads
+    from blip2ft.models.source import read_config
 
     report = export_run(
         arguments.run_folder,
@@ -33,8 +35,9 @@ def _export(arguments: argparse.Namespace) -> int:
         base=arguments.base,
         tolerance=arguments.tolerance,
     )
+    reader = who_loads(read_config(str(arguments.out), types=("blip-2", "instructblip")))
     print(
-        f"{arguments.out}: stock transformers loads it; its logits differ from the unmerged "
+        f"{arguments.out}: {reader}; its logits differ from the unmerged "
         f"model's by at most {report['max_difference']:.2g} (largest logit "
         f"{report['largest_logit']:.3g})"
     )
