@@ -1,11 +1,12 @@
 """Files at addresses such as https://, hf:// and s3://, through fsspec."""
 
 import time
+from collections.abc import Callable
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TRIES = 4  # of a download; the pauses between them are 1, 4 and 16 seconds
+TRIES = 4  # to fetch a file; the pauses between them are 1, 4 and 16 seconds
 PAUSE = 1.0
 
 
@@ -59,17 +60,35 @@ def read_remote(url: str) -> bytes | None:
 
 
 def download(url: str, path: Path, size: int | None) -> None:
-    """Write a file to `path`; tried again where the connection fails.
+    """Write a file to `path`.
 
     size: what it must have in bytes, where that is known.
 
-    Raises ValueError where it isn't there, has another size, or can't be fetched.
+    Raises ValueError where it has another, and as `persist` does.
+    """
+
+    def fetch() -> None:
+        system, place = locate_remote(url)
+        system.get_file(place, str(path))
+
+    persist(fetch, url)
+    fetched = path.stat().st_size
+    if size is not None and fetched != size:
+        raise ValueError(
+            f"{url}: {fetched} bytes were fetched, but its index says {size}. If it was changed "
+            "since, write the index anew (blip2ft shard --index); else fetch it again."
+        )
+
+
+def persist(fetch: Callable[[], None], url: str) -> None:
+    """Call `fetch`, and again where the connection fails.
+
+    Raises ValueError where there is no such file, or it can't be fetched.
     """
     for tried in range(1, TRIES + 1):
         try:
-            system, place = locate_remote(url)
-            system.get_file(place, str(path))
-            break
+            fetch()
+            return
         except FileNotFoundError as error:
             raise ValueError(
                 f"{url}: no such file. Correct the address, or the index that names it."
@@ -83,12 +102,6 @@ def download(url: str, path: Path, size: int | None) -> None:
                     "network, and go on."
                 ) from error
             time.sleep(PAUSE * 4 ** (tried - 1))
-    fetched = path.stat().st_size
-    if size is not None and fetched != size:
-        raise ValueError(
-            f"{url}: {fetched} bytes were fetched, but its index says {size}. If it was changed "
-            "since, write the index anew (blip2ft shard --index); else fetch it again."
-        )
 
 
 def _say(error: Exception) -> str:

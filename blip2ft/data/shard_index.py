@@ -64,13 +64,13 @@ def write_index(
     partial.replace(folder / INDEX)
 
 
-def read_stats(urls: Sequence[str]) -> dict[str, Counted]:
-    """What img2dataset wrote beside its shards (00012_stats.json), where it did."""
+def read_stats(urls: Sequence[str]) -> dict[str, int]:
+    """Samples, as img2dataset wrote beside its shards (00012_stats.json), where it did."""
 
-    def one(url: str) -> Counted | None:
+    def one(url: str) -> int | None:
         found = _read(f"{url.removesuffix('.tar')}_stats.json")
         try:
-            return Counted(int(json.loads(found)["successes"]), None) if found else None
+            return int(json.loads(found)["successes"]) if found else None
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{url.removesuffix('.tar')}_stats.json: no number of successes in it ({error}). "

@@ -11,9 +11,10 @@ import numpy as np
 
 from blip2ft.data.broken import Broken
 from blip2ft.data.cache import Cache
+from blip2ft.data.counts import fingerprint
 from blip2ft.data.entries import ID_COLUMN, Columns, Problems, Request, check_captions, find_columns
 from blip2ft.data.records import Record
-from blip2ft.data.remote import download, is_remote
+from blip2ft.data.remote import download, is_remote, persist
 from blip2ft.data.row_groups import Rows, unpack
 from blip2ft.data.shards import Shard
 from blip2ft.data.tar import find_samples, read_sample
@@ -95,28 +96,55 @@ def open_shard(source: Source, shard: Shard, cache: Cache) -> "_Tar | _Rows | _D
 
     Raises ValueError where it can't be fetched, and FileNotFoundError where it isn't there.
     """
-    if source.format == "parquet":
-        columns_of = partial(find_columns, request=source.request, source=shard.url)
-        make = partial(unpack, shard.url, shard.first, shard.last, source.request.image_column)
-        name = f"{shard.url}[{shard.first}:{shard.last}] {source.request.image_column}"
-        rows = Rows(cache.get(f"{name} {shard.size}", make))
-        return _Rows(shard, rows, columns_of(rows.names))
+    try:
+        if source.format == "parquet":
+            return _open_rows(source.request, shard, cache)
+        return _open_tar(source.request, shard, cache)
+    except _DamagedError as error:
+        return _Damaged(shard.url, str(error))
+
+
+def _open_tar(request: Request, shard: Shard, cache: Cache) -> "_Tar":
     path = Path(shard.url)
     if is_remote(shard.url):
-        path = cache.get(
-            f"{shard.url} {shard.size}", lambda path: download(shard.url, path, shard.size)
-        )
+        fetch = partial(download, shard.url, size=shard.size)
+        path = cache.get(f"{fingerprint(shard.url)} {shard.size}", fetch)
     try:
         starts = find_samples(path)
     except ValueError as error:
-        return _Damaged(shard.url, str(error))
+        raise _DamagedError(str(error)) from error
     if len(starts) - 1 != shard.samples:
-        return _Damaged(
-            shard.url,
-            f"{len(starts) - 1} samples in it, but its index says {shard.samples}; write the index "
-            "anew: blip2ft shard --index",
+        raise _DamagedError(
+            f"{len(starts) - 1} samples in it, but {shard.samples} by its index; write the index "
+            "anew: blip2ft shard --index"
         )
-    return _Tar(shard.url, path, starts, source.request)
+    return _Tar(shard.url, path, starts, request)
+
+
+def _open_rows(request: Request, shard: Shard, cache: Cache) -> "_Rows":
+    name = f"{fingerprint(shard.url)} {shard.first} {shard.last} {request.image_column}"
+
+    def make(path: Path) -> None:
+        fill = partial(unpack, shard.url, shard.first, shard.last, request.image_column, path)
+        if is_remote(shard.url):
+            persist(fill, shard.url)
+        else:
+            fill()
+
+    try:
+        rows = Rows(cache.get(name, make))
+    except (ValueError, IndexError, OSError) as error:
+        # pyarrow's own errors have no number, those of disk and network have one
+        if is_remote(shard.url) or getattr(error, "errno", None):
+            raise
+        raise _DamagedError(f"rows from {shard.row} on can't be unpacked: {error}") from error
+    if len(rows) != shard.samples:
+        raise _DamagedError(f"{len(rows)} rows in it, where {shard.samples} were; it was changed")
+    return _Rows(shard, rows, find_columns(rows.names, request, shard.url))
+
+
+class _DamagedError(Exception):
+    """A shard isn't what it shall be."""
 
 
 @dataclass(frozen=True)

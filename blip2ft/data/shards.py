@@ -1,17 +1,16 @@
 """What shards a source has, and how many samples each holds."""
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from blip2ft.data.counts import keep_counts
 from blip2ft.data.entries import SHOWN, Request
 from blip2ft.data.hub_files import hub_files
 from blip2ft.data.loading import load_batches
@@ -69,7 +68,7 @@ def find_shards(
     urls, index = _list(source, format, request)
     kinds = {Path(url).suffix.lower() for url in urls}
     if kinds == {".parquet"}:
-        return "parquet", _parquet_shards(urls, request, source)
+        return "parquet", _parquet_shards(urls, request, source, cache)
     if kinds != {".tar"}:
         raise ValueError(
             f"{source}: not made of shards, which end in .tar or .parquet. Convert it: blip2ft "
@@ -85,8 +84,6 @@ def count_tars(
 ) -> dict[str, Counted]:
     """Samples and size of each tar: from an index, from img2dataset, or from the tars themselves.
 
-    Tars are counted by one process; the others wait, and find it in `cache`.
-
     Raises ValueError as `find_shards` does.
     """
     counts = dict(index or {})
@@ -95,30 +92,38 @@ def count_tars(
         if found is not None:
             _check_named([url for url in urls if folder_of(url) == folder], found, folder)
             counts |= found
-    unknown = [url for url in urls if url not in counts]
-    counts |= read_stats(unknown)
-    local = [url for url in urls if not is_remote(url)]
-    sizes = _sizes(local)
+    sizes = _sizes([url for url in urls if not is_remote(url)])
     for url, size in sizes.items():
-        said = counts.get(url)
-        if said is not None and said.size is not None and said.size != size:
+        said = counts[url].size if url in counts else None
+        if said not in (None, size):
             raise ValueError(
-                f"{url}: {size} bytes long, but its index says {said.size}: the shard is cut off, "
-                "or was changed. Fetch it again, or write the index anew: blip2ft shard --index."
+                f"{url}: {size} bytes long, but its index says {said}: the shard is cut off, or "
+                "was changed. Fetch it again, or write the index anew: blip2ft shard --index."
             )
-        # img2dataset names no size: a tar that is whole ends in two empty blocks
-        if said is not None and said.size is None and _is_closed(url):
-            counts[url] = Counted(said.samples, size)
-        elif said is not None and said.size is None:
-            counts[url] = Counted(len(find_samples(Path(url))) - 1, size)
-    unknown = [url for url in urls if url not in counts]
-    remote = [url for url in unknown if is_remote(url)]
+    unknown = keep_counts([url for url in urls if url not in counts], cache, _count)
+    return counts | {url: Counted(n, sizes.get(url)) for url, n in unknown.items()}
+
+
+def _count(urls: Sequence[str]) -> dict[str, int]:
+    """Samples of tars without an index."""
+    # img2dataset knows no size: a tar that is whole ends in two empty blocks
+    counts = {u: n for u, n in read_stats(urls).items() if is_remote(u) or _is_closed(u)}
+    left = [url for url in urls if url not in counts]
+    remote = [url for url in left if is_remote(url)]
     if remote:
         raise ValueError(
             f"{remote[0]}: nothing says how many samples it holds ({len(remote)} such shards). "
             f"Where the tars lie, run blip2ft shard --index FOLDER, and put {INDEX} beside them."
         )
-    return counts | _scan(unknown, sizes, cache)
+    return counts | scan_tars(left)
+
+
+def scan_tars(paths: Sequence[str]) -> dict[str, int]:
+    """Samples of local tars, from their headers; several processes look at many."""
+    workers = min(os.cpu_count() or 1, 8) if len(paths) > MANY else 0
+    loader = load_batches(_Scan(paths), [[i] for i in range(len(paths))], list, workers=workers)
+    bar = tqdm(loader, "count", len(paths), disable=len(paths) < MANY, leave=False)
+    return {path: count for path, (count,) in zip(paths, bar, strict=True)}
 
 
 def _list(source: str, format: str, request: Request) -> tuple[list[str], dict | None]:
@@ -191,33 +196,9 @@ def _is_closed(path: str) -> bool:
         return not file.read().strip(b"\0")
 
 
-def _scan(paths: Sequence[str], sizes: dict[str, int], cache: Path) -> dict[str, Counted]:
-    """The samples of local tars, counted; those that the cache has are believed unless changed."""
-    if not paths:
-        return {}
-    cache.mkdir(parents=True, exist_ok=True)
-    absolute = {path: os.path.abspath(path) for path in paths}
-    digest = hashlib.sha256("\n".join(sorted(absolute.values())).encode()).hexdigest()[:32]
-    kept = cache / f"counts-{digest}.json"
-    with FileLock(f"{kept}.lock"):
-        known = json.loads(kept.read_text()) if kept.is_file() else {}
-        seen = {p: [sizes[p], os.stat(p).st_mtime_ns] for p in paths}
-        new = [p for p in paths if known.get(absolute[p], [None])[:-1] != seen[p]]
-        workers = min(len(os.sched_getaffinity(0)), 8) if len(new) > MANY else 0
-        loader = load_batches(_Counts(new), [[i] for i in range(len(new))], list, workers=workers)
-        bar = tqdm(loader, "count", len(new), disable=len(new) < MANY, leave=False)
-        for path, (count,) in zip(new, bar, strict=True):
-            known[absolute[path]] = [*seen[path], count]
-        if new:
-            partial = kept.with_name(f".partial-{kept.name}")
-            partial.write_text(json.dumps(known))
-            partial.replace(kept)
-    return {path: Counted(known[absolute[path]][-1], sizes[path]) for path in paths}
-
-
-class _Counts(Dataset):
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
+@dataclass(frozen=True)
+class _Scan(Dataset):
+    paths: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -226,22 +207,27 @@ class _Counts(Dataset):
         return len(find_samples(Path(self.paths[index]))) - 1
 
 
-def _parquet_shards(urls: Sequence[str], request: Request, source: str) -> list[Shard]:
+def _parquet_shards(urls: Sequence[str], request: Request, source: str, cache: Path) -> list[Shard]:
     """Pieces of Parquet files, from their footers."""
     sizes = _sizes([url for url in urls if not is_remote(url)])
-    with ThreadPoolExecutor(THREADS) as pool:
-        footers = list(pool.map(read_footer, urls))
-    names = footers[0][1].names
-    check_columns(footers[0][1], request, source)
+    check_columns(read_footer(urls[0])[1], request, source)
+    footers = keep_counts(urls, cache, _read_footers)
+    columns = footers[urls[0]]["columns"]
     shards = []
-    for url, (rows, schema) in zip(urls, footers, strict=True):
-        if set(schema.names) != set(names):
+    for url in urls:
+        if sorted(footers[url]["columns"]) != sorted(columns):
             raise ValueError(
-                f"{url}: columns {', '.join(schema.names)}, but {urls[0]} has {', '.join(names)}. "
-                "Files read together need the same columns."
+                f"{url}: columns {', '.join(footers[url]['columns'])}, but {urls[0]} has "
+                f"{', '.join(columns)}. Files read together need the same columns."
             )
         row = 0
-        for first, last, count in pieces(rows):
+        for first, last, count in pieces(footers[url]["rows"]):
             shards.append(Shard(url, count, sizes.get(url), first, last, row))
             row += count
     return shards
+
+
+def _read_footers(urls: Sequence[str]) -> dict[str, dict[str, list]]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        footers = zip(urls, pool.map(read_footer, urls), strict=True)
+        return {url: {"rows": rows, "columns": schema.names} for url, (rows, schema) in footers}

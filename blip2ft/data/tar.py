@@ -81,7 +81,7 @@ def find_samples(path: Path) -> np.ndarray:
                 seen.add(key)
                 starts.append(member.header)
                 last = key
-            end = member.data + member.size
+            end = member.data + -(-member.size // BLOCK) * BLOCK
     return np.array([*starts, end], np.int64)
 
 
@@ -155,6 +155,8 @@ def members(file: BinaryIO, length: int, path: Path) -> Iterator[Member]:
                 yield Member(name.decode("utf-8", "replace"), start, data, size)
             start = long_name = long_size = None
         header = data + -(-size // BLOCK) * BLOCK
+    if header > length or start is not None:
+        raise ValueError(f"{path}: {_CUT}")
 
 
 def _checked_size(block: bytes, header: int, path: Path) -> int:
