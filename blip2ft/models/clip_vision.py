@@ -4,7 +4,9 @@ It is stock's `Blip2VisionModel` with one norm more, between the embeddings and 
 without a bias of the patch embedding. So that is what is built here, and not a `CLIPVisionModel`
 behind an adapter: all names are those of ViT-g, so that parts, LoRA, quantising, gradient
 checkpointing and another image size work as they are. The norm is one of the embeddings, so that it
-learns at their rate, as in LAVIS models/clip_vit.py, get_num_layer.
+learns at their rate, as LAVIS models/clip_vit.py, get_num_layer, means it to. At another image size
+positions are interpolated as transformers' CLIP does; the original aligns corners here, and here
+alone (clip_vit.py, interpolate_pos_embed).
 
 A checkpoint says that it has this encoder in `vision_config.hidden_act`, which starts with
 "blip2ft.". Stock transformers stops at an activation that it doesn't know (KeyError); it would pass

@@ -1,7 +1,8 @@
 """The image encoder of a BLIP-2 to be: out of a BLIP-2, out of CLIP, or out of the original's file.
 
 "The second last layer's features" (paper, section 3.1): what is no BLIP-2 yet loses its last block
-and its last norm, and gets BLIP-2's norm, new, in their place.
+and its last norm, and gets BLIP-2's norm, new, in their place. (Of ViT-L's 24 blocks that keeps 23;
+the original's ViT-L checkpoints have 21, by its issues 216 and 609.)
 """
 
 import re
