@@ -63,8 +63,8 @@ def original_sizes(
     """The vision config, as a dict, of the image encoder in the original's `state`.
 
     Sizes are read off the tensors; heads are 88 wide in EVA-CLIP, 64 in CLIP, unless their number
-    is given. The published ViT-L checkpoints have 21 blocks by this count, as they were trained
-    with; later code of the original builds 23 around them (its issues 216 and 609).
+    is given. The published ViT-L checkpoints are said to have 21 blocks, with which they were
+    trained (issues 216 and 609 of LAVIS); its later code builds 23 around them.
 
     Raises ValueError where tensors that show the sizes are missing, and for heads that don't divide
     the width.

@@ -2,7 +2,7 @@
 
 "The second last layer's features" (paper, section 3.1): what is no BLIP-2 yet loses its last block
 and its last norm, and gets BLIP-2's norm, new, in their place. (Of ViT-L's 24 blocks that keeps 23;
-the original's ViT-L checkpoints have 21, by its issues 216 and 609.)
+the original's ViT-L checkpoints are said to have 21, in its issues 216 and 609.)
 """
 
 import re

@@ -247,7 +247,6 @@ def test_vit_g_keeps_the_blocks_that_the_original_keeps(monkeypatch, tmp_path, w
     monkeypatch.setattr(
         "blip2ft.models.original_vision.read_original", lambda _: bare(width, blocks)
     )
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, _: tensor)
     config = read_vision(path).config
     assert (config.num_hidden_layers, config.num_attention_heads) == (kept, width // 88)
     assert (config.intermediate_size, config.image_size) == (6144, 224)
