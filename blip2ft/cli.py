@@ -15,6 +15,7 @@ from blip2ft.commands.export import add_export
 from blip2ft.commands.inspect import add_inspect
 from blip2ft.commands.photos import add_index, add_search
 from blip2ft.commands.score import add_score
+from blip2ft.commands.shard import add_shard
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_index,
         add_search,
         add_score,
+        add_shard,
         add_export,
         add_convert,
         add_inspect,

@@ -151,8 +151,9 @@ class DataConfig:
     """The three splits and how training images are varied.
 
     Args:
-        train: What to learn from.
         validation: What to evaluate on while training, and to choose the best checkpoint by.
+        train: What to learn from.
+        stream: What to learn from instead, where it lies in shards: for pre-training.
         test: What to evaluate on before and after; None takes the validation split.
         crop_scale: Range of the random crop's share of the image's area (appendix); None resizes
             the whole image.
@@ -162,8 +163,9 @@ class DataConfig:
         workers: Processes that load images, per training process.
     """
 
-    train: SourceConfig
     validation: SourceConfig
+    train: SourceConfig | None = None
+    stream: StreamConfig | None = None
     test: SourceConfig | None = None
     crop_scale: tuple[float, float] | None = (0.5, 1.0)
     flip: bool = True
@@ -200,7 +202,8 @@ class TrainConfig:
 
     Args:
         epochs: Passes over every pair of image and caption (appendix table 7).
-        max_steps: Stop after so many optimizer steps, whatever the epochs say.
+        max_steps: Stop after so many optimizer steps, whatever the epochs say; a stream goes on
+            until then, for as many epochs as it takes.
         batch_size: Pairs in one optimizer step, over all processes and accumulation.
         micro_batch_size: Pairs that one process holds at once; what is missing to batch_size is
             accumulated.

@@ -26,12 +26,9 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
     from accelerate.utils import broadcast_object_list, set_seed
-    from torch.utils.data import DataLoader
 
     from blip2ft.data.batches import text_layout
     from blip2ft.data.images import transforms_for
-    from blip2ft.data.loading import load_batches
-    from blip2ft.data.order import Order
     from blip2ft.data.overlap import overlap_warning
     from blip2ft.data.records import Record, read_records
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
@@ -40,6 +37,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.models.source import read_config
     from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels, predict, score
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.feed import make_feed, open_source, size_of
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import preflight
@@ -55,14 +53,15 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
-    train_records = read_records(**asdict(config.data.train))
+    data = asdict(config.data)
+    train_source = open_source(data["train"], data["stream"])
     validation_records = read_records(**asdict(config.data.validation))
     # without a test split, before and after are told of validation, by its name
     final, final_records = "validation", validation_records
     if config.data.test is not None:
         final, final_records = "test", read_records(**asdict(config.data.test))
     for split, records in {"validation": validation_records, final: final_records}.items():
-        if warning := overlap_warning(train_records, records, split):
+        if warning := overlap_warning(train_source, records, split):
             say(warning)
     check_metric(config.train.best_metric, score(validation_records[:1], [""]).scores)
 
@@ -88,34 +87,27 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     augment, resize = transforms_for(
         processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
     )
-    samples = caption_pairs(train_records, augment, config.prompt, config.seed)
-    order = Order(len(samples), config.train.batch_size, config.seed)
-    steps = order.steps(config.train.epochs)
-    steps = min(steps, config.train.max_steps or steps)
-    processes, size = accelerator.num_processes, config.train.micro_batch_size
-    accumulation = order.accumulation(processes, size)
-    say(
-        f"{len(train_records)} images, {len(samples)} captions; {steps} steps of "
-        f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
+    samples = caption_pairs(
+        train_source, augment, config.prompt, config.seed, prefix_lm=config.prefix_lm
     )
+    feed = make_feed(
+        train_source,
+        samples,
+        layout.collate,
+        accelerator,
+        batch_size=config.train.batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        workers=workers,
+        seed=config.seed,
+        max_broken=config.data.stream.max_broken if config.data.stream else 0.0,
+    )
+    steps = feed.steps(config.train.epochs, config.train.max_steps)
+    say(f"{size_of(train_source, samples)}; {feed.told(steps)}")
     if warning := warmup_warning(config.optimizer.warmup_steps, steps):
         say(warning)
 
-    def batches(first: int, last: int) -> DataLoader:
-        keys = order.micro_batches(
-            first, last, rank=accelerator.process_index, world_size=processes, size=size
-        )
-        return load_batches(
-            samples,
-            keys,
-            layout.collate,
-            workers=workers,
-            pin_memory=accelerator.device.type == "cuda",
-        )
-
     if config.train.preflight:
-        few = [samples[key] for key in order.batch(0)[:2]]
-        preflight(model, parts, layout, few, caption_loss, accelerator)
+        preflight(model, parts, layout, feed.first(2), caption_loss, accelerator)
 
     # From here on there is a run.
     run = Path(config.output)
@@ -176,15 +168,15 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
         evaluate(final_records, final, 0, java=True)
-    every = config.train.evaluate_every or order.steps(1)
+    every = config.train.evaluate_every or feed.order.steps(1)
     best = train(
         accelerator=accelerator,
         run=run,
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        batches=batches,
-        accumulation=accumulation,
+        batches=partial(feed.batches, run),
+        accumulation=feed.accumulation,
         steps=steps,
         loss=caption_loss,
         count=count_labels,

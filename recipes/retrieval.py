@@ -25,14 +25,12 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
     from accelerate.utils import set_seed
-    from torch.utils.data import DataLoader
 
     from blip2ft.data.images import transforms_for
-    from blip2ft.data.loading import load_batches
-    from blip2ft.data.order import Order
     from blip2ft.data.overlap import overlap_warning
     from blip2ft.data.pairs import pair_layout
     from blip2ft.data.records import Record, read_records
+    from blip2ft.data.stream import Stream
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
     from blip2ft.models.load import load_retriever
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
@@ -48,6 +46,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         score,
     )
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.feed import make_feed, open_source, size_of
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import check_training
@@ -65,16 +64,18 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
-    train_records = read_records(**asdict(config.data.train))
+    data = asdict(config.data)
+    train_source: Sequence[Record] | Stream = []
+    if not config.evaluate_only:
+        train_source = open_source(data["train"], data["stream"])
     validation_records = read_records(**asdict(config.data.validation))
     # without a test split, before and after are told of validation, by its name
     final, final_records = "validation", validation_records
     if config.data.test is not None:
         final, final_records = "test", read_records(**asdict(config.data.test))
-    if not config.evaluate_only:
-        for split, records in {"validation": validation_records, final: final_records}.items():
-            if warning := overlap_warning(train_records, records, split):
-                say(warning)
+    for split, records in {"validation": validation_records, final: final_records}.items():
+        if warning := overlap_warning(train_source, records, split):
+            say(warning)
 
     # The model: loaded, adapted, frozen.
     source = read_config(config.model.name, config.model.revision)
@@ -97,67 +98,11 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     model.to(accelerator.device)
     say(parts_table(model, parts))
 
-    # Pairs, their order, and how the processes share a step.
     layout = pair_layout(model, processor, config.data.max_target_tokens)
     augment, resize = transforms_for(
         processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
     )
-    samples = image_text_pairs(train_records, augment, config.seed)
-    order = Order(len(samples), config.train.batch_size, config.seed)
-    steps = order.steps(config.train.epochs)
-    steps = min(steps, config.train.max_steps or steps)
-    processes, size = accelerator.num_processes, config.train.micro_batch_size
-    accumulation = order.accumulation(processes, size)
-    say(
-        f"{len(train_records)} images, {len(samples)} captions; {steps} steps of "
-        f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
-    )
-    if warning := warmup_warning(config.optimizer.warmup_steps, steps):
-        say(warning)
-    if accumulation > 1:
-        compared = order.batch_size if config.objectives.cache_itc else processes * size
-        say(
-            f"ITC compares {compared} pairs of a step's {order.batch_size}, ITM draws its "
-            f"negatives from {processes * size}"
-        )
-
-    def batches(first: int, last: int) -> DataLoader:
-        keys = order.micro_batches(
-            first, last, rank=accelerator.process_index, world_size=processes, size=size
-        )
-        return load_batches(
-            samples,
-            keys,
-            layout.collate,
-            workers=workers,
-            pin_memory=accelerator.device.type == "cuda",
-        )
-
-    if config.train.preflight:
-        few = layout.collate([samples[key] for key in order.batch(0)[:4]])
-        check_training(model, parts, few, retrieval_loss, accelerator)
-
-    # From here on there is a run.
-    run = Path(config.output)
-    if accelerator.is_main_process:
-        open_run(run, config_yaml, resume=config.train.resume)
-    accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
-    optimizer = make_optimizer(
-        model,
-        lr=config.optimizer.lr,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        vision_layer_decay=config.optimizer.vision_layer_decay,
-    )
-    schedule = make_schedule(
-        optimizer,
-        steps=steps,
-        warmup_steps=config.optimizer.warmup_steps,
-        lr=config.optimizer.lr,
-        min_lr=config.optimizer.min_lr,
-    )
-    bare = model
-    model, optimizer = accelerator.prepare(model, optimizer)
+    run, bare = Path(config.output), model
 
     def evaluate(records: Sequence[Record], split: str, step: int) -> dict[str, float]:
         rankings = rank(
@@ -177,27 +122,83 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
         return scores
 
+    def start_run() -> None:
+        if accelerator.is_main_process:
+            open_run(run, config_yaml, resume=config.train.resume)
+        accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
+        accelerator.wait_for_everyone()
+
+    if config.evaluate_only:
+        start_run()
+        scores = evaluate(final_records, final, 0)
+        say(f"\n{score_table({}, scores)}")
+        say(f"\nnothing was trained; everything lies in {run}")
+        return
+
+    # Pairs, their order, and how the processes share a step.
+    samples = image_text_pairs(train_source, augment, config.seed)
+    feed = make_feed(
+        train_source,
+        samples,
+        layout.collate,
+        accelerator,
+        batch_size=config.train.batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        workers=workers,
+        seed=config.seed,
+        max_broken=config.data.stream.max_broken if config.data.stream else 0.0,
+    )
+    steps = feed.steps(config.train.epochs, config.train.max_steps)
+    say(f"{size_of(train_source, samples)}; {feed.told(steps)}")
+    if warning := warmup_warning(config.optimizer.warmup_steps, steps):
+        say(warning)
+    if feed.accumulation > 1:
+        at_once = accelerator.num_processes * config.train.micro_batch_size
+        compared = feed.order.batch_size if config.objectives.cache_itc else at_once
+        say(
+            f"ITC compares {compared} pairs of a step's {feed.order.batch_size}, ITM draws its "
+            f"negatives from {at_once}"
+        )
+
+    if config.train.preflight:
+        few = layout.collate(feed.first(4))
+        check_training(model, parts, few, retrieval_loss, accelerator)
+
+    # From here on there is a run.
+    start_run()
+    optimizer = make_optimizer(
+        model,
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        vision_layer_decay=config.optimizer.vision_layer_decay,
+    )
+    schedule = make_schedule(
+        optimizer,
+        steps=steps,
+        warmup_steps=config.optimizer.warmup_steps,
+        lr=config.optimizer.lr,
+        min_lr=config.optimizer.min_lr,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+
     checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
         evaluate(final_records, final, 0)
-    if config.evaluate_only:
-        say(f"\n{score_table({}, read_evaluation(run, final, 0).scores)}")
-        say(f"\nnothing was trained; everything lies in {run}")
-        return
-    every = config.train.evaluate_every or order.steps(1)
+    every = config.train.evaluate_every or feed.order.steps(1)
     best = train(
         accelerator=accelerator,
         run=run,
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        batches=batches,
-        accumulation=accumulation,
+        batches=partial(feed.batches, run),
+        accumulation=feed.accumulation,
         steps=steps,
         loss=retrieval_loss,
         count=count_pairs,
-        prepare=cache_itc if config.objectives.cache_itc and accumulation > 1 else None,
+        prepare=cache_itc if config.objectives.cache_itc and feed.accumulation > 1 else None,
         evaluate=lambda step: evaluate(validation_records, "validation", step),
         milestones=Milestones(
             evaluate_every=every,

@@ -26,12 +26,9 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
     import torch
     from accelerate.utils import set_seed
-    from torch.utils.data import DataLoader
 
     from blip2ft.data.batches import text_layout
     from blip2ft.data.images import transforms_for
-    from blip2ft.data.loading import load_batches
-    from blip2ft.data.order import Order
     from blip2ft.data.questions import Question, read_questions
     from blip2ft.models.adapters import attach_lora, describe_training, locate_source, save_trained
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
@@ -47,6 +44,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         score,
     )
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.feed import make_feed
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import preflight
@@ -155,33 +153,23 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     samples = answer_samples(
         train_questions, augment, config.prompt, config.seed, answers=config.data.answers
     )
-    order = Order(len(samples), config.train.batch_size, config.seed)
-    steps = order.steps(config.train.epochs)
-    steps = min(steps, config.train.max_steps or steps)
-    processes, size = accelerator.num_processes, config.train.micro_batch_size
-    accumulation = order.accumulation(processes, size)
-    say(
-        f"{len(train_questions)} questions, {len(samples)} samples; {steps} steps of "
-        f"{order.batch_size}: {processes} processes x {accumulation} micro-batches of {size}"
+    feed = make_feed(
+        train_questions,
+        samples,
+        layout.collate,
+        accelerator,
+        batch_size=config.train.batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        workers=workers,
+        seed=config.seed,
     )
+    steps = feed.steps(config.train.epochs, config.train.max_steps)
+    say(f"{len(train_questions)} questions, {len(samples)} samples; {feed.told(steps)}")
     if warning := warmup_warning(config.optimizer.warmup_steps, steps):
         say(warning)
 
-    def batches(first: int, last: int) -> DataLoader:
-        keys = order.micro_batches(
-            first, last, rank=accelerator.process_index, world_size=processes, size=size
-        )
-        return load_batches(
-            samples,
-            keys,
-            layout.collate,
-            workers=workers,
-            pin_memory=accelerator.device.type == "cuda",
-        )
-
     if config.train.preflight:
-        few = [samples[key] for key in order.batch(0)[:2]]
-        preflight(model, parts, layout, few, caption_loss, accelerator)
+        preflight(model, parts, layout, feed.first(2), caption_loss, accelerator)
 
     # From here on there is a run.
     start_run()
@@ -204,15 +192,15 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
         evaluate(final_questions, final, 0)
-    every = config.train.evaluate_every or order.steps(1)
+    every = config.train.evaluate_every or feed.order.steps(1)
     best = train(
         accelerator=accelerator,
         run=run,
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        batches=batches,
-        accumulation=accumulation,
+        batches=partial(feed.batches, run),
+        accumulation=feed.accumulation,
         steps=steps,
         loss=caption_loss,
         count=count_labels,

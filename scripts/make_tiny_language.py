@@ -132,14 +132,14 @@ KINDS = {"opt": (make_opt, opt_loss), "t5": (make_t5, t5_loss)}
 def make(kind: str, out: Path, seed: int, steps: int) -> dict[str, Any]:
     """Train and save the language model and its tokenizer; returns its metrics."""
     build, loss = KINDS[kind]
-    model, tokenizer = build()  # type: ignore[operator]
+    model, tokenizer = build()
     rng = np.random.default_rng([seed, 11])
 
     def losses() -> dict[str, Tensor]:
         fields = [random_text(rng) for _ in range(BATCH)]
         outlines = torch.tensor([outline_ids(tokenizer, f) for f in fields])
         captions = [str(rng.choice(f["captions"])) for f in fields]
-        return {"language": loss(model, tokenizer, outlines, captions)}  # type: ignore[operator]
+        return {"language": loss(model, tokenizer, outlines, captions)}
 
     found = fit(model.parameters(), losses, steps, 2e-3, f"{kind} language model")
     model.save_pretrained(out)

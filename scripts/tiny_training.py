@@ -83,5 +83,3 @@ def make_part(
     partial.rename(options.out)
     print(text, end="")
     return 0
-
-

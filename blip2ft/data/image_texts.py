@@ -14,6 +14,7 @@ from blip2ft.data.loading import load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.records import Record
 from blip2ft.data.shard_records import Records
+from blip2ft.data.stream import Stream
 
 
 class ImageText(NamedTuple):
@@ -62,6 +63,12 @@ class ImageTexts(Dataset):
         return ImageText(pixels, text, key.sample)
 
 
-def every_caption(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Each record's number with each of its captions'."""
-    return [(i, j) for i, record in enumerate(records) for j in range(len(record.captions))]
+def image_texts(
+    source: Sequence[Record] | Stream, transform: TrainTransform, seed: int
+) -> ImageTexts:
+    """The training samples of `source`: of records one for each caption, as the original counts
+    them; of a stream one for each image."""
+    if isinstance(source, Stream):
+        return ImageTexts(source.records, None, transform, seed)
+    pairs = [(i, j) for i, record in enumerate(source) for j in range(len(record.captions))]
+    return ImageTexts(source, pairs, transform, seed)

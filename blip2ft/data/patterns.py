@@ -31,7 +31,10 @@ def find_files(source: str, suffix: str, split: str | None) -> tuple[list[Path],
     folder = Path(source)
     if folder.is_file():
         return [folder], False
-    files = sorted(folder.rglob(f"*{suffix}")) if folder.is_dir() else _matches(source)
+    if folder.is_dir():
+        files = sorted(f for f in folder.rglob(f"*{suffix}") if not f.name.startswith("."))
+    else:
+        files = _matches(source)
     if not files:
         raise ValueError(
             f"{source}: no {KINDS[suffix]} there. Give a file, a folder with *{suffix} in it, or "

@@ -16,7 +16,7 @@ from blip2ft.data.entries import (
 from blip2ft.data.patterns import find_files
 from blip2ft.data.tar import Part, TarSample, find_samples, read_sample
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2")
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
 IMAGE_COLUMN = "image"  # as it is for tables: here any of IMAGES
 TEXT = "txt"  # a member that is one caption
 

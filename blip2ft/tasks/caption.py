@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -15,13 +16,13 @@ from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
 from blip2ft.data.broken import Broken
-from blip2ft.data.image_texts import ImageTexts, every_caption
+from blip2ft.data.image_texts import ImageTexts, image_texts
 from blip2ft.data.images import EvalTransform, TrainTransform
 from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.questions import Question
 from blip2ft.data.records import Record
-from blip2ft.data.shard_records import Records
+from blip2ft.data.stream import Stream
 from blip2ft.losses import language_modeling
 from blip2ft.metrics import score_captions
 
@@ -32,30 +33,39 @@ class CaptionPairs(Dataset):
 
     images: ImageTexts
     prompt: str
+    prefix_lm: bool
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Any:
-        """A `Sample`; of a stream, what can't be read is `Broken`."""
+    def __getitem__(self, key: Key) -> Sample | Broken:
         found = self.images[key]
         if isinstance(found, Broken):
             return found
-        return Sample(found.pixels, self.prompt, found.text)
+        if not self.prefix_lm:
+            return Sample(found.pixels, self.prompt, found.text)
+        words = found.text.split()
+        # 1: another draw than those of the augmentation, for the same sample
+        rng = np.random.default_rng([self.images.seed, key.epoch, key.sample, 1])
+        cut = int(rng.integers(max(1, len(words))))
+        prompt = " ".join([self.prompt, *words[:cut]]).strip()
+        return Sample(found.pixels, prompt, " ".join(words[cut:]))
 
 
 def caption_pairs(
-    records: Sequence[Record], transform: TrainTransform, prompt: str, seed: int
+    source: Sequence[Record] | Stream,
+    transform: TrainTransform,
+    prompt: str,
+    seed: int,
+    *,
+    prefix_lm: bool = False,
 ) -> CaptionPairs:
-    """The training samples of `records`: one for each caption, as the original counts them."""
-    return CaptionPairs(ImageTexts(records, every_caption(records), transform, seed), prompt)
+    """The training samples of `source`: see `image_texts`.
 
-
-def caption_stream(
-    records: Records, transform: TrainTransform, prompt: str, seed: int
-) -> CaptionPairs:
-    """The training samples of a stream: one for each image."""
-    return CaptionPairs(ImageTexts(records, None, transform, seed), prompt)
+    prefix_lm: cut each caption before any of its words, drawn evenly; what is before joins the
+      prompt (section 3.2: the prefix is the encoder's, the suffix the decoder's).
+    """
+    return CaptionPairs(image_texts(source, transform, seed), prompt, prefix_lm)
 
 
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

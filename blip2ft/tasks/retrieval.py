@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from blip2ft.data.broken import Broken
-from blip2ft.data.image_texts import ImageTexts, every_caption
+from blip2ft.data.image_texts import ImageTexts, image_texts
 from blip2ft.data.images import TrainTransform
 from blip2ft.data.order import Key
 from blip2ft.data.pairs import Pair
 from blip2ft.data.records import Record
-from blip2ft.data.shard_records import Records
+from blip2ft.data.stream import Stream
 from blip2ft.gather import share_batch
 from blip2ft.metrics.recall_at_k import recall_at_k
 from blip2ft.models.retriever import ItcGradients, Retriever, contrastive_loss, same_image
@@ -43,15 +43,10 @@ class ImageTextPairs(Dataset):
 
 
 def image_text_pairs(
-    records: Sequence[Record], transform: TrainTransform, seed: int
+    source: Sequence[Record] | Stream, transform: TrainTransform, seed: int
 ) -> ImageTextPairs:
-    """The training samples of `records`: one for each caption."""
-    return ImageTextPairs(ImageTexts(records, every_caption(records), transform, seed))
-
-
-def image_text_stream(records: Records, transform: TrainTransform, seed: int) -> ImageTextPairs:
-    """The training samples of a stream: one for each image."""
-    return ImageTextPairs(ImageTexts(records, None, transform, seed))
+    """The training samples of `source`: see `image_texts`."""
+    return ImageTextPairs(image_texts(source, transform, seed))
 
 
 def retrieval_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

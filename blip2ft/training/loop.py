@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from blip2ft.errors import Interrupted, plain_message
@@ -60,7 +59,7 @@ def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
-    batches: Callable[[int, int], DataLoader],
+    batches: Callable[[int, int], Iterator[Batch]],
     accumulation: int,
     steps: int,
     loss: Callable[[nn.Module, Batch], Tensor],
@@ -74,7 +73,7 @@ def train(
     """Train for `steps` optimizer steps; return the one with the best metric.
 
     model, optimizer: as `accelerator.prepare` returned them; schedule: not prepared.
-    batches(first, last): a loader of the micro-batches of those steps, `accumulation` a step.
+    batches(first, last): the micro-batches of those steps, `accumulation` a step.
     loss(model, batch): the sum of the batch's losses; count(batch): how many they are. The
       gradient is that of the mean over the whole step, all processes and micro-batches, so that
       how a batch is split changes nothing.
@@ -139,7 +138,7 @@ def train(
     )
     log = Log(run / "log.jsonl", milestones.log_every, accelerator, bar)
     # workers start here: torch sets its handler of their end before `Signals` takes it away
-    micro_batches = _without_end(iter(batches(progress.step, steps)))
+    micro_batches = _without_end(batches(progress.step, steps))
     set_train_mode(accelerator.unwrap_model(model))
     with bar, Signals() as signals:
         if progress.step:

@@ -1,14 +1,25 @@
 """The published models at full size, without weights: what trains is what the paper counts.
 
 arXiv 2301.12597: table 3 gives 1.1 B trainable parameters for captioning, table 2 107 M for
-stage 2, where ViT and language model are frozen.
+stage 2, where ViT and language model are frozen. Section 3.1 gives the Q-Former 188 M. The modules
+of the original's code, as ours, sum up to 186.7 M with the text branch and all heads (an output
+weight that is the word embedding counted once); the paper doesn't say what makes up the rest.
 """
 
 import pytest
 import torch
-from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig, T5Config
+from transformers import (
+    BertConfig,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2VisionConfig,
+    OPTConfig,
+    T5Config,
+)
 
+from blip2ft.models.assemble import stage1_config
 from blip2ft.models.parts import count_parameters, set_trainable
+from blip2ft.models.retriever import Retriever
 
 CAPTIONING = {"vision": "full", "qformer": "full", "projection": "full", "language": "frozen"}
 STAGE_2 = {"vision": "frozen", "qformer": "full", "projection": "full", "language": "frozen"}
@@ -91,3 +102,17 @@ def test_the_qformer_side_alone_is_what_the_paper_counts(name, model):
     exact = {"opt-2.7b": 107_130_880, "flan-t5-xl": 106_737_152}[name]
     assert trainable(model, STAGE_2) == exact
     assert round(exact / 1e6) == 107
+
+
+def test_stage_1_trains_the_qformer_with_its_text_branch_and_heads():
+    with torch.device("meta"):
+        model = Retriever(stage1_config(Blip2VisionConfig(**VISION), BertConfig()))
+    set_trainable(model, STAGE_2)
+    counts = count_parameters(model)
+    assert counts["qformer"] == (185_684_736, 185_684_736)
+    # two projections of 768 to 256, ITM's head, ITG's, and the temperature
+    assert counts["projection"] == (1_017_918, 1_017_918)
+    assert counts["vision"][0] == 0
+    trained = sum(trains for trains, _ in counts.values())
+    assert trained == 186_702_654
+    assert trained == pytest.approx(188e6, rel=0.01)

@@ -1,0 +1,79 @@
+"""`blip2ft shard`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from blip2ft.commands.options import command, positive
+from blip2ft.quiet import quiet_libraries
+
+READING = ("format", "split", "image_root", "image_column", "caption_column", "id_column")
+LISTED = 20  # broken images named; all are in broken.jsonl
+
+
+def add_shard(commands: Any) -> None:
+    parser = command(
+        commands,
+        "shard",
+        "Write images and captions as tar shards, which training reads as a stream.",
+        _shard,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="what a recipe trains on; or with --index")
+    parser.add_argument("--out", type=Path, help="folder to write, or to go on writing")
+    parser.add_argument(
+        "--index",
+        action="store_true",
+        help="only write index.json beside tars that are there: a folder, or 'x-{000..123}.tar'",
+    )
+    parser.add_argument("--size", type=positive, default=1000, help="samples in a shard (1000)")
+    parser.add_argument(
+        "--image-size",
+        type=positive,
+        metavar="PX",
+        help="shrink images to this shorter side; default: their bytes as they are",
+    )
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="mix all records first")
+    parser.add_argument("--workers", type=int, help="processes that write (one a core, up to 8)")
+    parser.add_argument("--format", default="auto", help="as data.train.format of the recipes")
+    parser.add_argument("--split", help="of a source that holds several; names the shards")
+    parser.add_argument("--image-root", help="folder that image paths are relative to")
+    parser.add_argument("--image-column", default="image", help="column of the image (image)")
+    parser.add_argument("--caption-column", help="column of the caption or captions")
+    parser.add_argument("--id-column", help="column of the image's id")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub dataset")
+
+
+def _shard(arguments: argparse.Namespace) -> int:
+    if arguments.index == (arguments.out is not None):
+        raise ValueError("pass --out FOLDER to write shards, or --index for tars that are there")
+    quiet_libraries()
+    from blip2ft.sharding import BROKEN, index_shards, write_shards
+
+    if arguments.index:
+        path, shards, samples = index_shards(arguments.source)
+        print(f"{path}: {shards} shards, {samples} samples")
+        return 0
+    workers = arguments.workers
+    done = write_shards(
+        arguments.source,
+        arguments.out,
+        size=arguments.size,
+        image_size=arguments.image_size,
+        shuffle=arguments.shuffle,
+        workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
+        progress=True,
+        revision=arguments.revision,
+        **{name: getattr(arguments, name) for name in READING},
+    )
+    print(f"{arguments.out}: {done.shards} shards, {done.samples} samples")
+    if done.broken:
+        for sample in done.broken[:LISTED]:
+            print(f"{sample['origin']}: {sample['reason']}", file=sys.stderr)
+        print(
+            f"warning: {len(done.broken)} images couldn't be read and were left out; "
+            f"{arguments.out / BROKEN} names them",
+            file=sys.stderr,
+        )
+    return 0

@@ -1,0 +1,228 @@
+"""Write any source of images and captions as tar shards, which training reads as a stream.
+
+OUT/shard-000000.tar ...   000000123.jpg and 000000123.json {"image_id", "caption" or "captions"}
+OUT/index.json             samples and size of each shard, and how they were made
+OUT/broken.jsonl           {"origin", "reason"} of each image that was left out, if any was
+
+The same records and settings give the same bytes, so what a kill left is gone on with.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from blip2ft.data.loading import load_batches
+from blip2ft.data.patterns import find_files
+from blip2ft.data.records import Record, read_records
+from blip2ft.data.shard_index import INDEX, Counted, write_index
+from blip2ft.data.shard_writer import Written, write_shard
+from blip2ft.data.shards import scan_tars
+from blip2ft.photos.shards import LOCK, PARTIAL, alone, write_whole
+
+PLAN = ".plan.json"  # how a folder that isn't finished is made
+DONE = ".done.jsonl"  # a line for each shard in it
+BROKEN = "broken.jsonl"
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """What is in a folder of shards now; broken: origin and reason of what was left out."""
+
+    shards: int
+    samples: int
+    broken: list[dict[str, str]]
+
+
+def write_shards(
+    source: str,
+    out: str | Path,
+    *,
+    size: int = 1000,
+    image_size: int | None = None,
+    shuffle: int | None = None,
+    workers: int = 0,
+    progress: bool = False,
+    **reading: Any,
+) -> Sharded:
+    """Write what `read_records(source, **reading)` gives as shards into the folder `out`.
+
+    A folder that was begun with the same settings is finished. Images are copied byte for byte,
+    after a look at whether they can be opened; those that can't are left out.
+
+    Args:
+        source: What `read_records` reads.
+        out: New or empty folder, or one that this function made.
+        size: Records in a shard; broken ones are missing in it.
+        image_size: Shrink images whose shorter side has more pixels to it, as JPEG.
+        shuffle: Seed of a new order of all records; None keeps theirs.
+        workers: Processes that write, a shard each.
+        progress: Show a bar.
+        reading: Arguments of `read_records`.
+
+    Raises:
+        ValueError: What `read_records` raises; `out` holds something else, or was made with other
+            settings.
+    """
+    out = Path(out)
+    for name, number in (("size", size), ("image_size", image_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}: it must be at least 1")
+    check_folder(out)
+    records = read_records(source, **reading)
+    order = np.arange(len(records))
+    if shuffle is not None:
+        order = np.random.default_rng(shuffle).permutation(len(records))
+    plan = {"size": size, "image_size": image_size, "shuffle": shuffle, **reading}
+    plan = {k: str(v) if isinstance(v, Path) else v for k, v in plan.items()}
+    plan |= {"source": str(source), "records": len(records), "digest": digest(records)}
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        found = read_plan(out)
+        if found is not None:
+            check_plan(out, found, plan)
+        if (out / INDEX).is_file():
+            return _finished(out)
+        write_whole(out / PLAN, lambda path: path.write_text(json.dumps(plan)))
+        for partial in out.glob(f"{PARTIAL}*"):
+            partial.unlink()
+        done = _read_done(out)
+        name = re.sub(r"[^\w-]", "_", reading.get("split") or "shard")
+        todo = [n for n in range(-(-len(records) // size)) if n not in done]
+        job = _Job(records, order, size, out, name, image_size)
+        loader = load_batches(job, [[number] for number in todo], list, workers=workers)
+        for (written,) in tqdm(loader, "shard", len(todo), disable=not progress):
+            done[written.number] = written
+            with (out / DONE).open("a") as file:
+                file.write(json.dumps(written._asdict()) + "\n")
+        return _finish(out, [done[number] for number in sorted(done)], plan)
+
+
+def index_shards(source: str) -> tuple[Path, int, int]:
+    """Write index.json for tars that are there: its path, how many they are, and their samples.
+
+    source: a folder of tars, a glob or a pattern such as {000..123}.tar.
+
+    Raises ValueError where the tars are in several folders, or one is cut off.
+    """
+    files, _ = find_files(source, ".tar", None)
+    folders = {file.parent for file in files}
+    if len(folders) > 1:
+        raise ValueError(
+            f"{source}: tars in {len(folders)} folders, such as {' and '.join(map(str, files[:1]))}"
+            f" and {files[-1]}; each folder has an index of its own: name one folder"
+        )
+    counts = scan_tars([str(file) for file in files])
+    named = {f.name: Counted(counts[str(f)], f.stat().st_size) for f in files}
+    (folder,) = folders
+    write_index(folder, named)
+    return folder / INDEX, len(files), sum(counts.values())
+
+
+def check_folder(out: Path) -> None:
+    """Raise ValueError where the folder holds something else than shards made here."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; choose a folder for the shards")
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    others = [name for name in held if name != LOCK and not name.startswith(PARTIAL)]
+    if others and read_plan(out) is None:
+        raise ValueError(
+            f"{out} is in use and holds no shards made by blip2ft ({others[0]}); choose another "
+            "folder, or write an index for tars that are there: blip2ft shard --index"
+        )
+
+
+def read_plan(out: Path) -> dict[str, Any] | None:
+    """How a folder of shards is made, or was; None where nothing says so."""
+    try:
+        if (out / PLAN).is_file():
+            return json.loads((out / PLAN).read_text())
+        if (out / INDEX).is_file():
+            return json.loads((out / INDEX).read_text()).get("blip2ft")
+    except (ValueError, AttributeError):
+        return None
+    return None
+
+
+def check_plan(out: Path, found: dict[str, Any], plan: dict[str, Any]) -> None:
+    """Raise ValueError where shards were made in another way, or of other records."""
+    differing = [name for name in plan if found.get(name) != plan[name]]
+    if not differing:
+        return
+    first = differing[0]
+    what = f"with {first} {found.get(first)}, not {plan[first]}"
+    if first in ("records", "digest"):
+        what = "of other records: the source was changed since"
+    raise ValueError(f"{out} was made {what}; choose another folder, or remove this one")
+
+
+def digest(records: Sequence[Record]) -> str:
+    """A name for what the records say; of images, only where they are."""
+    found = hashlib.sha256()
+    for record in records:
+        said = [record.image_id, record.captions, record.origin, dict(record.fields)]
+        found.update(json.dumps(said, default=str).encode())
+    return found.hexdigest()
+
+
+def _finish(out: Path, written: Sequence[Written], plan: dict[str, Any]) -> Sharded:
+    broken = [sample for shard in written for sample in shard.broken]
+    if not any(shard.samples for shard in written):
+        raise ValueError(
+            f"none of the images can be read, so there is nothing to write; {broken[0]['origin']}: "
+            f"{broken[0]['reason']}"
+        )
+    if broken:
+        lines = "".join(json.dumps(sample) + "\n" for sample in broken)
+        write_whole(out / BROKEN, lambda path: path.write_text(lines))
+    named = {s.name: Counted(s.samples, s.size) for s in written if s.samples}
+    write_index(out, named, plan)
+    return _finished(out)
+
+
+def _finished(out: Path) -> Sharded:
+    for name in (PLAN, DONE):
+        (out / name).unlink(missing_ok=True)
+    listed = json.loads((out / INDEX).read_text())["shardlist"]
+    path = out / BROKEN
+    broken = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return Sharded(len(listed), sum(entry["nsamples"] for entry in listed), broken)
+
+
+def _read_done(out: Path) -> dict[int, Written]:
+    """The shards that are whole, by number; a line that a kill cut off doesn't count."""
+    path, done = out / DONE, {}
+    *lines, _unfinished = path.read_text().split("\n") if path.is_file() else [""]
+    for line in lines:
+        written = Written(**json.loads(line))
+        shard = out / written.name
+        if not written.samples or (shard.is_file() and shard.stat().st_size == written.size):
+            done[written.number] = written
+    write_whole(path, lambda p: p.write_text("".join(f"{line}\n" for line in lines)))
+    return done
+
+
+@dataclass(frozen=True)
+class _Job(Dataset):
+    """Shards by number, each written when it is asked for."""
+
+    records: Sequence[Record]
+    order: np.ndarray
+    size: int
+    out: Path
+    name: str
+    image_size: int | None
+
+    def __getitem__(self, number: int) -> Written:
+        first = number * self.size
+        chosen = [self.records[i] for i in self.order[first : first + self.size]]
+        return write_shard(
+            self.out, f"{self.name}-{number:06d}.tar", number, chosen, first, self.image_size
+        )

@@ -1,0 +1,149 @@
+"""What training takes its samples from, and the share of each step that a process loads."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import Dataset
+
+from blip2ft.data.broken import Apart, Broken, Readable
+from blip2ft.data.loading import load_batches
+from blip2ft.data.order import Order
+from blip2ft.data.records import Record, read_records
+from blip2ft.data.stream import Stream, open_stream
+from blip2ft.training.broken import BrokenLog
+
+
+def open_source(
+    train: Mapping[str, Any] | None, stream: Mapping[str, Any] | None
+) -> Sequence[Record] | Stream:
+    """The records of `train`, read with `read_records`, or the shards of `stream`.
+
+    Raises ValueError unless exactly one of them is given, and what the readers raise.
+    """
+    if (train is None) == (stream is None):
+        given = "both" if train is not None else "neither"
+        raise ValueError(
+            f"data.train and data.stream are {given} given: training takes one of them, records "
+            "that are listed (data.train.source) or shards (data.stream.sources)"
+        )
+    if stream is None:
+        return read_records(**train)  # type: ignore[arg-type]
+    return open_stream(**{key: stream[key] for key in stream if key != "max_broken"})
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Samples in their order, shared by the processes and cut into micro-batches.
+
+    Args:
+        samples: The training samples, by `Key`.
+        order: Which comes when.
+        collate: Makes a batch of samples.
+        accelerator: Knows the processes.
+        size: Samples that a process holds at once; what a step lacks is accumulated.
+        workers: Processes that load, of each process.
+        stream: Where the samples come from, if it is shards: those that can't be read are then left
+            out, of all no more than the share `max_broken`.
+    """
+
+    samples: Any
+    order: Order
+    collate: Callable[[Sequence[Any]], dict[str, Any]]
+    accelerator: Accelerator
+    size: int
+    workers: int
+    stream: Stream | None = None
+    max_broken: float = 0.0
+
+    def steps(self, epochs: int, max_steps: int | None) -> int:
+        """The length of the run: `epochs`, but at most `max_steps`; of a stream, exactly those.
+
+        Raises ValueError where a source that isn't to repeat runs dry before.
+        """
+        if self.stream is not None and max_steps is not None:
+            steps = max_steps
+        else:
+            steps = min(self.order.steps(epochs), max_steps or self.order.steps(epochs))
+        if self.stream is not None:
+            self.stream.check_supply(steps * self.order.batch_size, self.order.seed)
+        return steps
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a process in one step; ValueError where a step can't be shared out."""
+        return self.order.accumulation(self.accelerator.num_processes, self.size)
+
+    def told(self, steps: int) -> str:
+        """How the processes share a step, in words."""
+        return (
+            f"{steps} steps of {self.order.batch_size}: {self.accelerator.num_processes} processes "
+            f"x {self.accumulation} micro-batches of {self.size}"
+        )
+
+    def first(self, count: int) -> list[Any]:
+        """The first samples of the run that can be read."""
+        found = (self.samples[key] for key in self.order.batch(0))
+        readable = (sample for sample in found if not isinstance(sample, Broken))
+        few = [sample for sample, _ in zip(readable, range(count), strict=False)]
+        if not few:
+            raise ValueError("none of the first step's samples can be read; look at the shards")
+        return few
+
+    def batches(self, run: Path, first: int, last: int) -> Iterator[dict[str, Any]]:
+        """This process's micro-batches of steps `first` to before `last`; workers start now."""
+        samples: Dataset = self.samples
+        collate = self.collate
+        if self.stream is not None:
+            samples, collate = Readable(samples, self.stream.nearby), Apart(collate)
+        loader = load_batches(
+            samples,
+            self.order.micro_batches(
+                first,
+                last,
+                rank=self.accelerator.process_index,
+                world_size=self.accelerator.num_processes,
+                size=self.size,
+            ),
+            collate,
+            workers=self.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        if self.stream is None:
+            return iter(loader)
+        log = BrokenLog(
+            run,
+            self.accelerator,
+            max_broken=self.max_broken,
+            batch_size=self.order.batch_size,
+        )
+        return log.watch(loader, first_step=first, accumulation=self.accumulation)
+
+
+def make_feed(
+    source: Sequence[Any] | Stream,
+    samples: Any,
+    collate: Callable[[Sequence[Any]], dict[str, Any]],
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    micro_batch_size: int,
+    workers: int,
+    seed: int,
+    max_broken: float = 0.0,
+) -> Feed:
+    """The feed of the training samples made of `source`; see `Feed` and `Order`."""
+    if isinstance(source, Stream):
+        stream, order = source, source.order(batch_size, seed)
+    else:
+        stream, order = None, Order(len(samples), batch_size, seed)
+    return Feed(samples, order, collate, accelerator, micro_batch_size, workers, stream, max_broken)
+
+
+def size_of(source: Sequence[Record] | Stream, samples: Sized) -> str:
+    """How much there is to learn from, in words."""
+    if isinstance(source, Stream):
+        return f"{len(source):,} samples in {len(source.sizes):,} shards"
+    return f"{len(source)} images, {len(samples)} captions"
