@@ -1,14 +1,13 @@
 """Whole checkpoints: the original's file to a folder in transformers' format, and back."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,11 +15,11 @@ from transformers import (
     AutoTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
-    Blip2Processor,
     BlipImageProcessorPil,
     PreTrainedConfig,
 )
 
+from blip2ft.models.build import check_free, fill, name_end_tokens, processor_of, save_whole
 from blip2ft.models.clip_vision import CLIP_ACT, class_for, is_clip
 from blip2ft.models.lavis import (
     COPIES,
@@ -33,7 +32,7 @@ from blip2ft.models.lavis import (
     to_lavis,
     to_transformers,
 )
-from blip2ft.models.load import IMAGE_TOKEN, complete_tokens
+from blip2ft.models.load import complete_tokens
 from blip2ft.models.original import compare, read_original, report_differences
 from blip2ft.models.original_vision import CLIP_HEAD_WIDTH, original_sizes
 from blip2ft.models.retriever import Retriever
@@ -83,8 +82,7 @@ def to_folder(
     left in `out`.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is in use and is not overwritten; choose another folder")
+    check_free(out)
     original = read_original(checkpoint)
     try:
         family = family_of(original)
@@ -100,34 +98,25 @@ def to_folder(
     mapped, unused = _account(original, model, family, str(checkpoint), has_language, allow_partial)
     if source is not None and not has_language:
         mapped |= _language_weights(family, source)
-    tied = getattr(model, "all_tied_weights_keys", {})
-    new = tuple(name for name in model.state_dict() if name not in mapped and name not in tied)
+    new = fill(model, mapped, seed=0)
     if new:
-        _draw(model, new)
         logger.warning(
             "%d weights start from random numbers, as transformers draws them:", len(new)
         )
         for name in new:
             logger.warning("  %s", name)
-    model.load_state_dict(mapped, strict=False, assign=True)
-    model.tie_weights()
+    tied = getattr(model, "all_tied_weights_keys", {})
     written = sum(name not in tied for name in model.state_dict())
     del original, mapped
 
-    processor = _processor(model, tokenizer)
+    size = model.config.vision_config.image_size
+    processor = processor_of(
+        model, BlipImageProcessorPil(size={"height": size, "width": size}), tokenizer
+    )
     if family != "stage1":
         complete_tokens(model, processor)
-        _complete_generation_config(model)
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model.save_pretrained(partial)
-        processor.save_pretrained(partial)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        name_end_tokens(model)
+    save_whole(model, processor, out)
     return Conversion(family, written, new=new, unused=unused)
 
 
@@ -312,36 +301,6 @@ def _language_weights(family: str, source: str) -> dict[str, Tensor]:
         )
     check_weights(source, info)
     return {LANGUAGE + name: tensor for name, tensor in model.state_dict().items()}
-
-
-def _draw(model: Any, new: tuple[str, ...]) -> None:
-    """Memory and transformers' random start for the parts that the names in `new` belong to."""
-    for top in {name.split(".", 1)[0] for name in new}:
-        part = getattr(model, top)
-        if isinstance(part, nn.Module):
-            part.to_empty(device="cpu")
-        else:
-            setattr(model, top, nn.Parameter(torch.empty_like(part, device="cpu")))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model.initialize_weights()
-        if "query_tokens" in new:
-            nn.init.normal_(model.query_tokens, std=0.02)  # equal queries would stay equal
-
-
-def _processor(model: Any, tokenizer: Any) -> Blip2Processor:
-    """The processor of `model`; the config gets the id of its `<image>` token."""
-    size = model.config.vision_config.image_size
-    image_processor = BlipImageProcessorPil(size={"height": size, "width": size})
-    processor = Blip2Processor(image_processor, tokenizer, model.config.num_query_tokens)
-    model.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    return processor
-
-
-def _complete_generation_config(model: Any) -> None:
-    text = model.config.text_config
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
-        setattr(model.generation_config, name, getattr(text, name, None))
 
 
 def _read_folder(folder: Path, with_language_model: bool) -> dict[str, Tensor]:

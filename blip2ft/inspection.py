@@ -14,6 +14,7 @@ from transformers import (
 
 from blip2ft.export import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, read_description
+from blip2ft.models.clip_vision import class_for
 from blip2ft.models.parts import PARTS, parts_table, set_trainable
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import is_retriever, read_config
@@ -69,5 +70,5 @@ def describe(name: str, *, revision: str | None = None) -> str:
 
 def _class_of(config: PreTrainedConfig) -> Any:
     if config.model_type == "instructblip":
-        return InstructBlipForConditionalGeneration
-    return Retriever if is_retriever(config) else Blip2ForConditionalGeneration
+        return class_for(InstructBlipForConditionalGeneration, config)
+    return class_for(Retriever if is_retriever(config) else Blip2ForConditionalGeneration, config)

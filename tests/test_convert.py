@@ -501,7 +501,7 @@ def test_a_failure_leaves_nothing(retriever, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(blip2ft.convert.Blip2Processor, "save_pretrained", fail)
+    monkeypatch.setattr(Blip2Processor, "save_pretrained", fail)
     with pytest.raises(OSError, match="No space left"):
         to_folder(STAGE1 / "lavis.pth", tmp_path / "m", config=STAGE1)
 

@@ -9,6 +9,7 @@ from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned
+from blip2ft.inspection import describe
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import set_trainable
@@ -84,3 +85,11 @@ def test_stock_transformers_refuses_an_export(runs, tmp_path):
     export_run(runs["caption"], tmp_path / "out")
     with pytest.raises(KeyError, match=r"blip2ft\.quick_gelu"):
         Blip2ForConditionalGeneration.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_on_clip_is_described_as_it_is(runs, task):
+    model, _, _ = load_finetuned(runs[task])
+    told = describe(str(runs[task]))
+    total = sum(p.numel() for p in model.vision_model.parameters())
+    assert f"{total:,}" in next(line for line in told.splitlines() if line.startswith("vision"))

@@ -70,10 +70,10 @@ def read_vision(
 ) -> VisionSource:
     """Read an image encoder, without what a BLIP-2 has no use for.
 
-    name: hub id or folder of a BLIP-2 (captioner, retriever or InstructBLIP), whose image encoder
-      is taken as it is; or of a CLIP with an image encoder, such as
-      openai/clip-vit-large-patch14, without its last block; or a file of the original,
-      eva_vit_g.pth or clip_vit_L.pth, with the blocks that the original keeps.
+    name: hub id or folder of a BLIP-2 (captioner, retriever or InstructBLIP) or of a
+      `Blip2VisionModel`, whose image encoder is taken as it is; or of a CLIP with an image
+      encoder, such as openai/clip-vit-large-patch14, without its last block; or a file of the
+      original, eva_vit_g.pth or clip_vit_L.pth, with the blocks that the original keeps.
     dtype: of the tensors.
     num_attention_heads: of a file, where they aren't 88 (EVA-CLIP) or 64 (CLIP) wide.
 
@@ -94,7 +94,7 @@ def read_vision(
     check_model_name(name)
     with explained(name):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    if config.model_type in ("blip-2", "instructblip"):
+    if config.model_type in ("blip-2", "instructblip", "blip_2_vision_model"):
         settings, tensors = _from_blip2(name, revision, config, dtype)
     elif config.model_type in ("clip", "clip_vision_model"):
         settings, tensors = _from_clip(name, revision, config, dtype)
@@ -110,7 +110,8 @@ def read_vision(
 def _from_blip2(
     name: str, revision: str | None, config: PreTrainedConfig, dtype: torch.dtype
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    settings = {field: getattr(config.vision_config, field) for field in (*_FIELDS, "qkv_bias")}
+    vision = getattr(config, "vision_config", config)
+    settings = {field: getattr(vision, field) for field in (*_FIELDS, "qkv_bias")}
     with explained(name):
         model, info = class_for(Blip2VisionModel, config).from_pretrained(
             name,

@@ -15,7 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from blip2ft.models.assemble import assemble, stage1_config
+from blip2ft.models.assemble import assemble
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.retriever import Retriever
 
@@ -228,7 +228,9 @@ def test_a_damaged_bert_is_refused(opt_folder, bert_folder, tmp_path):
     tensors = load_file(broken / "model.safetensors")
     tensors = {n: t for n, t in tensors.items() if "layer.1.intermediate" not in n}
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="lacks 2 weights of a BERT, such as bert.encoder.layer.1"):
+    with pytest.raises(
+        ValueError, match=r"lacks 2 weights of a BERT, such as bert.encoder.layer.1"
+    ):
         assemble(tmp_path / "out", vision=opt_folder, bert=broken)
 
 

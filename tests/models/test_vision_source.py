@@ -45,6 +45,12 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 # Out of a BLIP-2.
 
 
+def test_an_image_encoder_alone_is_taken_as_it_is(opt_folder, tmp_path):
+    vision = load_captioner(opt_folder)[0].vision_model
+    vision.save_pretrained(tmp_path / "vision")
+    assert same(read_vision(tmp_path / "vision").state, vision.state_dict())
+
+
 @pytest.mark.parametrize("kind", ["opt", "t5", "retriever"])
 @pytest.mark.parametrize("clip", [False, True])
 def test_a_blip2_gives_its_image_encoder_as_it_is(request, tmp_path, kind, clip):
