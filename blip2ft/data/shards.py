@@ -129,8 +129,9 @@ def scan_tars(paths: Sequence[str]) -> dict[str, int]:
 def _list(source: str, format: str, request: Request) -> tuple[list[str], dict | None]:
     """The addresses of a source's files, and the index that named them."""
     path = Path(source)
-    hub_id = not path.exists() and not is_remote(source) and HUB_ID.fullmatch(source)
-    if format == "huggingface" or (format == "auto" and hub_id and not is_pattern(source)):
+    local = path.exists() or path.parent.is_dir() or path.suffix in (*SUFFIXES.values(), ".json")
+    hub_id = not local and HUB_ID.fullmatch(source)
+    if format == "huggingface" or (format == "auto" and hub_id):
         return hub_files(source, request.split, request.revision), None
     if source.endswith(INDEX) or (path.is_dir() and (path / INDEX).is_file()):
         folder = folder_of(source) if source.endswith(INDEX) else source

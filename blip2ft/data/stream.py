@@ -1,5 +1,6 @@
 """Training data too large to be listed: samples of many shards, mixed, shuffled and read late."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -196,12 +197,13 @@ def check_cache(stream: Stream) -> None:
     for source in stream.sources:
         sizes = [s.size for s in source.shards if s.size and is_remote(s.url)]
         if sizes and source.format == "webdataset":
-            needed += lanes(source.sizes, stream.shuffle) * sum(sizes) // len(sizes)
+            at_once = min(lanes(source.sizes, stream.shuffle), len(source.shards))
+            needed += at_once * sum(sizes) // len(sizes)
     if 2 * needed > stream.cache.limit:
         raise ValueError(
             f"cache_gb is {stream.cache.limit / GB:g}, but the shards that are read at once have "
-            f"{needed / GB:.3g} GB, and need room twice; set cache_gb to {2 * needed / GB:.3g} or "
-            f"more, or lower shuffle ({stream.shuffle})"
+            f"{needed / GB:.3g} GB, and need room twice; set cache_gb to {math.ceil(20 * needed / GB) / 10} "
+            f"or more, or lower shuffle ({stream.shuffle})"
         )
 
 

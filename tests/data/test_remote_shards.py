@@ -1,0 +1,268 @@
+"""Shards at addresses: fetched once on a machine, kept as long as there is room, and read alike."""
+
+import functools
+import http.server
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shard_files import AUGMENT, write_index, write_parquet, write_tars
+
+import blip2ft.data.remote
+from blip2ft.data.broken import Apart, Readable
+from blip2ft.data.cache import Cache, default_cache
+from blip2ft.data.image_texts import image_texts
+from blip2ft.data.loading import load_batches
+from blip2ft.data.records import Record, read_records
+from blip2ft.data.remote import download, list_remote, locate_remote, persist, read_remote
+from blip2ft.data.stream import open_stream
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Files of the working directory, whole or in ranges; failures as asked for."""
+
+    asked: Counter[str]
+    fail: dict[str, int]
+
+    def do_GET(self) -> None:
+        name = self.path.lstrip("/")
+        self.asked[name] += 1
+        if self.fail.get(name, 0):
+            self.fail[name] -= 1
+            self.send_error(503)
+            return
+        path = Path(self.directory, name)
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data, status = path.read_bytes(), 200
+        size, wanted = len(data), re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
+        self.protocol_version = "HTTP/1.0"
+        if wanted:
+            first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
+            data, status = data[first : last + 1], 206
+        self.send_response(status)
+        self.send_header("Accept-Ranges", "bytes")
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> Iterator[type[_Handler]]:
+    """Serves tmp_path/web on loopback; `url`, what was `asked` for, how often to `fail`."""
+    (tmp_path / "web").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(blip2ft.data.remote, "PAUSE", 0.0)
+    handler = type("Handler", (_Handler,), {"asked": Counter(), "fail": {}})
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "web"))
+    ) as running:
+        handler.url = f"http://127.0.0.1:{running.server_port}"
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield handler
+        running.shutdown()
+        thread.join()
+
+
+def texts(stream, *, workers: int, steps: int) -> list[str]:
+    samples = Readable(image_texts(stream, AUGMENT, 0), stream.nearby)
+    keys = stream.order(4, 0).micro_batches(0, steps, rank=0, world_size=1, size=4)
+    collate = Apart(lambda items: {"texts": [item.text for item in items]})
+    loader = load_batches(samples, keys, collate, workers=workers)
+    return [text for batch in loader for text in batch["texts"]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tars_at_an_address_are_fetched_once_and_read_alike(server, workers):
+    write_tars(Path("web/t"), [4, 4, 4])
+    write_index(Path("web/t"), {f"00{i}.tar": 4 for i in range(3)})
+    sources = ("t/{000..002}.tar", "t/index.json")
+    expected = texts(open_stream([{"source": "web/t"}], cache="l"), workers=0, steps=6)
+    for number, source in enumerate(sources):
+        stream = open_stream([{"source": f"{server.url}/{source}"}], cache=f"c{number}")
+        server.asked.clear()
+        assert texts(stream, workers=workers, steps=6) == expected
+        assert max(server.asked[f"t/00{i}.tar"] for i in range(3)) == 1
+        assert not list(Path(f"c{number}/shards").glob(".partial-*"))
+
+
+def test_parquet_files_at_an_address_are_read_in_pieces(server):
+    write_parquet(Path("web/x.parquet"), range(1500), group=500)
+    stream = open_stream([{"source": f"{server.url}/x.parquet"}], cache="c")
+    assert [shard.samples for shard in stream.sources[0].shards] == [1000, 500]
+    assert stream.records[1234].captions == ("picture 1234",)
+    assert stream.records[1234].origin == f"{server.url}/x.parquet: row 1234"
+    server.asked.clear()
+    assert len(open_stream([{"source": f"{server.url}/x.parquet"}], cache="c")) == 1500
+    assert server.asked["x.parquet"] <= 4  # the columns, once more; rows and images are kept
+
+
+def test_what_img2dataset_wrote_counts(server):
+    write_tars(Path("web/t"), [2, 3])
+    for name, count in (("000", 2), ("001", 3)):
+        Path(f"web/t/{name}_stats.json").write_text(f'{{"successes": {count}}}')
+    for _ in range(2):
+        stream = open_stream([{"source": f"{server.url}/t/{{000..001}}.tar"}], cache="c")
+        assert len(stream) == 5
+    assert server.asked["t/001_stats.json"] == 1
+
+
+def test_tars_without_a_count_are_refused(server):
+    write_tars(Path("web/t"), [2, 3])
+    with pytest.raises(
+        ValueError, match=r"000\.tar: nothing says how many .* \(2 such shards\)\. Where .* --index"
+    ):
+        open_stream([{"source": f"{server.url}/t/{{000..001}}.tar"}], cache="c")
+
+
+def test_a_connection_that_fails_is_tried_again(server):
+    write_tars(Path("web/t"), [2])
+    server.fail["t/000.tar"] = 2
+    download(f"{server.url}/t/000.tar", Path("x.tar"), None)
+    assert Path("x.tar").read_bytes() == Path("web/t/000.tar").read_bytes()
+    server.fail["t/000.tar"] = 99
+    with pytest.raises(ValueError, match=r"t/000\.tar: can't be fetched, tried 4 times \(Client"):
+        download(f"{server.url}/t/000.tar", Path("y.tar"), None)
+
+
+def test_a_full_disk_is_not_tried_again():
+    def fetch():
+        tried.append(1)
+        raise OSError(28, "No space left on device")
+
+    tried: list[int] = []
+    with pytest.raises(OSError, match="No space left"):
+        persist(fetch, "http://x/y")
+    assert tried == [1]
+
+
+def test_a_shard_that_is_missing_or_of_another_size_stops_the_run(server):
+    write_tars(Path("web/t"), [2, 2])
+    write_index(Path("web/t"), {"000.tar": 2, "001.tar": 2})
+    stream = open_stream([{"source": f"{server.url}/t/index.json"}], cache="c")
+    Path("web/t/001.tar").write_bytes(Path("web/t/001.tar").read_bytes()[:2048])
+    with pytest.raises(
+        ValueError, match=r"001\.tar: 2048 bytes were fetched, but its index says 10"
+    ):
+        stream.records[2]
+    Path("web/t/001.tar").unlink()
+    with pytest.raises(ValueError, match=r"001\.tar: no such file\. Correct the address, or the i"):
+        stream.records[2]
+    assert not list(Path("c/shards").glob(".partial-*"))
+
+
+def test_the_cache_is_too_small(server):
+    write_tars(Path("web/t"), [2, 2])
+    write_index(Path("web/t"), {"000.tar": 2, "001.tar": 2})
+    with pytest.raises(
+        ValueError, match=r"cache_gb is 1e-05, .* set cache_gb to 0\.1 or more, or lower"
+    ):
+        open_stream([{"source": f"{server.url}/t/index.json"}], cache="c", cache_gb=1e-5)
+
+
+def test_addresses_are_listed_and_small_files_read(tmp_path):
+    for name in ("b.tar", "a.tar", "x.json"):
+        (tmp_path / name).write_bytes(b"1")
+    assert list_remote(f"file://{tmp_path}/*.tar") == [
+        f"file://{tmp_path}/a.tar",
+        f"file://{tmp_path}/b.tar",
+    ]
+    assert read_remote(f"file://{tmp_path}/x.json") == b"1"
+    assert read_remote(f"file://{tmp_path}/y.json") is None
+
+
+def test_a_glob_of_addresses_that_names_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\*\.tar: no files there\. Correct the address"):
+        open_stream([{"source": f"file://{tmp_path}/*.tar"}], cache=tmp_path)
+
+
+def test_addresses_that_cannot_be_read_are_refused(server):
+    with pytest.raises(ValueError, match=r"foo://x/y: no such kind of address"):
+        locate_remote("foo://x/y")
+    with pytest.raises(ValueError, match=r"isn't installed: pip install gcsfs"):
+        locate_remote("gs://bucket/x.tar")
+    server.fail["x.json"] = 9
+    with pytest.raises(ValueError, match=r"x\.json: can't be read \(Client"):
+        read_remote(f"{server.url}/x.json")
+    server.fail.update({"none": 9, "none/": 9})
+    with pytest.raises(ValueError, match=r"/none/\*\.tar: can't be listed \(Client"):
+        list_remote(f"{server.url}/none/*.tar")
+    with pytest.raises(ValueError, match=r"x\.tar: an address, not a file\. Fetch it first"):
+        read_records("https://example.org/x.tar")
+
+
+# The cache.
+
+
+def write(size: int):
+    return lambda path: path.write_bytes(bytes(size))
+
+
+def test_what_was_longest_unused_makes_room(tmp_path):
+    cache = Cache(tmp_path / "c", limit=100)
+    paths = [cache.get(name, write(40)) for name in "ab"]
+    cache.get("a", write(999))  # used again, not made again
+    third = cache.get("c", write(40))
+    assert [path.exists() for path in (*paths, third)] == [True, False, True]
+    assert cache.get("d", write(500)).exists()
+    assert not third.exists()
+    assert sum(p.stat().st_size for p in (tmp_path / "c").glob("[!.]*")) == 500
+
+
+def test_what_is_not_finished_leaves_nothing(tmp_path):
+    cache = Cache(tmp_path, limit=100)
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        cache.get("a", fail)
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith(".lock")] == []
+    (tmp_path / ".partial-old").write_bytes(b"half")
+
+    os.utime(tmp_path / ".partial-old", (0, 0))
+    cache.get("b", write(1))
+    assert not (tmp_path / ".partial-old").exists()
+
+
+def test_a_file_is_made_once_by_many_at_a_time(tmp_path):
+    cache, made = Cache(tmp_path, limit=100), []
+    threads = [
+        threading.Thread(target=lambda: cache.get("a", lambda p: made.append(p.write_bytes(b"x"))))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+
+
+def test_a_shard_that_the_cache_removed_is_fetched_again(server):
+    write_tars(Path("web/t"), [2, 2])
+    write_index(Path("web/t"), {"000.tar": 2, "001.tar": 2})
+    stream = open_stream([{"source": f"{server.url}/t/index.json"}], cache="c")
+    assert isinstance(stream.records[3], Record)
+    for path in Path("c/shards").glob("[!.]*"):
+        path.unlink()
+    assert stream.records[3].captions == ("picture 3",)
+    assert server.asked["t/001.tar"] == 2
+
+
+def test_the_cache_of_the_machine_is_used_without_a_word(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert default_cache() == Path("/somewhere/blip2ft")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache() == Path.home() / ".cache/blip2ft"
