@@ -1,0 +1,194 @@
+"""Broken samples are counted exactly, told, and stop a run where they are too many."""
+
+import logging
+import multiprocessing
+import os
+import re
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+import blip2ft.training.loop
+from blip2ft.data.broken import Broken
+from blip2ft.errors import Interrupted
+from blip2ft.training.broken import BrokenLog, allowed
+from blip2ft.training.loop import Milestones, train
+from blip2ft.training.run import read_lines
+
+
+def one_process(rank: int = 0, processes: int = 1) -> SimpleNamespace:
+    return SimpleNamespace(
+        num_processes=processes, is_main_process=rank == 0, wait_for_everyone=lambda: None
+    )
+
+
+def batch(*broken: int, asked: int = 8) -> dict:
+    return {
+        "x": asked - len(broken),
+        "broken": [Broken(f"x.tar: {i}", "damaged") for i in broken],
+        "asked": asked,
+    }
+
+
+def watch(run: Path, batches: list[dict], *, first=0, accumulation=1, max_broken=0.5, **process):
+    log = BrokenLog(run, one_process(**process), max_broken=max_broken, batch_size=8)
+    return log, log.watch(batches, first_step=first, accumulation=accumulation)
+
+
+def test_batches_come_without_what_is_broken_and_it_is_logged_by_step(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    batches = [batch(1), batch(), batch(2, 3), batch()]
+    log, watched = watch(tmp_path, batches, accumulation=2, first=5)
+    assert list(watched) == [{"x": 7}, {"x": 8}, {"x": 6}, {"x": 8}]
+    lines = [(row["step"], row["origin"], row["reason"]) for row in read_lines(log.path)]
+    assert lines == [
+        (6, "x.tar: 1", "damaged"), (7, "x.tar: 2", "damaged"), (7, "x.tar: 3", "damaged"),
+    ]  # fmt: skip
+    assert caplog.records[0].message == "left out: x.tar: 1: damaged"
+    assert len(caplog.records) == 3
+
+
+def test_a_sample_counts_when_its_batch_is_asked_for_not_when_it_is_loaded(tmp_path):
+    log, watched = watch(tmp_path, [batch(1), batch(2), batch(3)])
+    next(watched)
+    next(watched)
+    assert (log.broken, log.asked) == (2, 16)
+    assert len(read_lines(log.path)) == 2
+
+
+def test_workers_of_a_loader_start_at_once(tmp_path):
+    started = []
+
+    class Loader:
+        def __iter__(self):
+            started.append(1)
+            return iter([batch()])
+
+    watch(tmp_path, Loader())
+    assert started == [1]
+
+
+def test_a_resumed_run_counts_what_was_before_its_step_and_forgets_the_rest(tmp_path):
+    _, watched = watch(tmp_path, [batch(i) for i in range(6)])
+    list(watched)
+    log, watched = watch(tmp_path, [batch(9)], first=4)
+    assert (log.broken, log.asked) == (4, 32)
+    assert [row["origin"] for row in read_lines(log.path)] == [f"x.tar: {i}" for i in range(4)]
+    list(watched)
+    assert [row["step"] for row in read_lines(log.path)] == [1, 2, 3, 4, 5]
+    half, _ = watch(tmp_path, [], first=4, rank=1, processes=2)  # on two processes
+    assert (half.broken, half.asked) == (2, 16)
+    assert len(read_lines(log.path)) == 5  # the first process drops them
+
+
+def test_a_share_above_the_limit_stops_and_one_below_does_not(tmp_path):
+    def one_of_16():
+        return (batch(i) if i % 2 else batch() for i in range(1000))
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    _, watched = watch(tmp_path / "a", one_of_16(), max_broken=0.07)
+    assert sum(1 for _ in watched) == 1000
+    _, watched = watch(tmp_path / "b", one_of_16(), max_broken=0.02)
+    with pytest.raises(
+        ValueError,
+        match=r"\d+ of \d+ samples can't be read, more than max_broken allows \(0\.02\); .*broken"
+        r"\.jsonl names them\. Mend the shards, or raise max_broken",
+    ):
+        list(watched)
+
+
+def test_where_all_are_broken_the_first_few_stop_the_run(tmp_path):
+    _, watched = watch(tmp_path, [batch(*range(8))], max_broken=0.01)
+    with pytest.raises(ValueError, match="8 of 8 samples can't be read"):
+        next(watched)
+
+
+def test_a_limit_of_0_allows_none_and_of_1_all(tmp_path):
+    _, watched = watch(tmp_path, [batch(), batch(1)], max_broken=0.0)
+    next(watched)
+    with pytest.raises(ValueError, match=r"1 of 16 .* allows \(0\)"):
+        next(watched)
+    _, watched = watch(tmp_path, [batch(*range(8), asked=8)] * 1, max_broken=1.0)
+    assert len(list(watched)) == 1
+
+
+@pytest.mark.parametrize("max_broken", [-0.1, 1.1, float("nan")])
+def test_a_limit_that_is_no_share_is_refused(tmp_path, max_broken):
+    with pytest.raises(ValueError, match=r"max_broken is .*: allowed is a share from 0 to 1"):
+        BrokenLog(tmp_path, one_process(), max_broken=max_broken, batch_size=8)
+
+
+def test_chance_is_allowed_for_but_less_and_less():
+    assert [allowed(n, 0.01) >= n for n in (1, 2, 3, 4, 10)] == [True, True, True, False, False]
+    shares = [allowed(n, 0.01) / n for n in (100, 10_000, 1_000_000)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == pytest.approx(0.0103, abs=1e-4)
+
+
+def test_only_the_first_are_told_one_by_one(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    _, watched = watch(tmp_path, [batch(i) for i in range(200)], max_broken=1)
+    list(watched)
+    assert len(caplog.records) == 10 + 2
+
+
+def one_of_two(rank: int, run: Path, port: int) -> None:
+    """The real loop on one of two processes; the second comes by broken samples only."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    os.environ |= dict(zip(names, map(str, (rank, rank, 2, "127.0.0.1", port)), strict=True))
+    AcceleratorState._reset_state(True)
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    blip2ft.training.loop.set_train_mode = nn.Module.train  # of a model without parts
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    log = BrokenLog(run, accelerator, max_broken=0.01, batch_size=4)
+    broken = [Broken("x.tar: 1", "damaged")] if rank else []
+    batches = [{"x": torch.ones(2, 2), "broken": broken, "asked": 2} for _ in range(20)]
+    try:
+        train(
+            accelerator=accelerator,
+            run=run,
+            model=model,
+            optimizer=optimizer,
+            schedule=schedule,
+            batches=lambda first, last: log.watch(batches, first_step=first, accumulation=1),
+            accumulation=1,
+            steps=20,
+            loss=lambda model, batch: model(batch["x"]).sum(),
+            count=lambda batch: 2,
+            evaluate=lambda step: {"score": 0.0},
+            milestones=Milestones(99, 99, best_metric="score"),
+        )
+    except (ValueError, Interrupted) as error:
+        (run / f"told-{rank}").write_text(f"{type(error).__name__}: {error}")
+    os._exit(0)  # not to end what the test's own process had begun
+
+
+def test_when_one_process_stops_the_others_do_too(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=one_of_two, args=(r, tmp_path, port)) for r in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert (tmp_path / "told-0").read_text().startswith("Interrupted: stopped; the state is saved")
+    assert re.match(r"ValueError: \d of \d+ samples can't", (tmp_path / "told-1").read_text())
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    step = int(saved.name.removeprefix("step-"))
+    rows = read_lines(tmp_path / "broken.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, step + 2))
