@@ -282,3 +282,10 @@ def test_tars_in_several_folders_have_no_common_index(shard):
 def test_index_and_out_do_not_go_together(shard):
     for words in (["x"], ["x", "--index", "--out", "y"]):
         assert "pass --out FOLDER to write shards, or --index for" in shard(*words)[2]
+
+
+def test_help_says_what_it_writes(shard):
+    status, out, _ = shard("--help")
+    assert status == 0
+    assert out.startswith("usage: blip2ft shard")
+    assert "one a core, up to 8" in out

@@ -64,11 +64,11 @@ class Records:
         return int(self.ends[-1])
 
     def __getitem__(self, number: int) -> Record | Broken:
-        index = int(np.searchsorted(self.ends, number, side="right"))
+        index = self.shard_of(number)
         start = int(self.ends[index - 1]) if index else 0
         for tried in range(1, TRIES + 1):
             try:
-                return self._open(index)[number - start]
+                return self.fetch(index)[number - start]
             except FileNotFoundError:  # the cache made room meanwhile
                 self._opened.pop(index, None)
                 if tried == TRIES:
@@ -78,7 +78,18 @@ class Records:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": OrderedDict()}
 
-    def _open(self, index: int) -> "_Tar | _Rows | _Damaged":
+    @property
+    def are_here(self) -> bool:
+        """Whether no shard has to be fetched or unpacked before it is read."""
+        tars = all(source.format == "webdataset" for source in self.sources)
+        return tars and not any(is_remote(s.shards[0].url) for s in self.sources)
+
+    def shard_of(self, number: int) -> int:
+        """The shard that a sample is in, numbered through all sources."""
+        return int(np.searchsorted(self.ends, number, side="right"))
+
+    def fetch(self, index: int) -> "_Tar | _Rows | _Damaged":
+        """A shard, opened; it is in the cache then, if it wasn't here."""
         if index in self._opened:
             self._opened.move_to_end(index)
             return self._opened[index]

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from blip2ft.data.ahead import fetch_ahead
 from blip2ft.data.broken import Broken
 from blip2ft.data.cache import Cache, default_cache
 from blip2ft.data.entries import Request
@@ -146,6 +147,21 @@ class Stream:
                     "repeat to true"
                 )
 
+    def fetch_ahead(self, batches: Iterable[list[Key]], processes: int) -> Iterator[list[Key]]:
+        """The micro-batches of one of `processes`, while shards they come to are fetched ahead.
+
+        Of local tars, just the same batches.
+        """
+        if self.records.are_here:
+            return iter(batches)
+        return fetch_ahead(
+            batches,
+            self.records.shard_of,
+            self.records.fetch,
+            ahead=self.shuffle // (2 * processes),
+            remember=self.records.keep,
+        )
+
     def nearby(self, key: Key) -> Iterator[Key]:
         """What to try in the place of a sample that is broken: its shard's next, then others'."""
         ends = np.cumsum(self.sizes)
@@ -199,11 +215,12 @@ def check_cache(stream: Stream) -> None:
         if sizes and source.format == "webdataset":
             at_once = min(lanes(source.sizes, stream.shuffle), len(source.shards))
             needed += at_once * sum(sizes) // len(sizes)
+    enough = math.ceil(20 * needed / GB) / 10
     if 2 * needed > stream.cache.limit:
         raise ValueError(
             f"cache_gb is {stream.cache.limit / GB:g}, but the shards that are read at once have "
-            f"{needed / GB:.3g} GB, and need room twice; set cache_gb to {math.ceil(20 * needed / GB) / 10} "
-            f"or more, or lower shuffle ({stream.shuffle})"
+            f"{needed / GB:.3g} GB, and need room twice; set cache_gb to {enough} or more, or "
+            f"lower shuffle ({stream.shuffle})"
         )
 
 

@@ -5,6 +5,7 @@ import http.server
 import os
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,3 +267,22 @@ def test_the_cache_of_the_machine_is_used_without_a_word(monkeypatch):
     assert default_cache() == Path("/somewhere/blip2ft")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache() == Path.home() / ".cache/blip2ft"
+
+
+def test_shards_at_an_address_are_fetched_ahead(server):
+    write_tars(Path("web/t"), [8] * 20)
+    write_index(Path("web/t"), {f"{i:03d}.tar": 8 for i in range(20)})
+    stream = open_stream([{"source": f"{server.url}/t/index.json"}], cache="c", shuffle=48)
+    keys = stream.order(8, 0).micro_batches(0, 20, rank=0, world_size=1, size=4)
+    ahead = stream.fetch_ahead(keys, 1)
+    given = [next(ahead)]
+    needed = {stream.records.shard_of(key.sample) for key in given[0]}
+    for _ in range(500):
+        if len(server.asked) > len(needed) + 4:
+            break
+        time.sleep(0.01)
+    assert len(server.asked) > len(needed) + 4
+    given += ahead
+    assert given == list(stream.order(8, 0).micro_batches(0, 20, rank=0, world_size=1, size=4))
+    local = open_stream([{"source": "web/t"}], cache="c")
+    assert list(local.fetch_ahead(given, 1)) == given
