@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from blip2ft import __version__
 from blip2ft.commands.ask import add_ask
+from blip2ft.commands.assemble import add_assemble
+from blip2ft.commands.capfilt import add_capfilt
 from blip2ft.commands.caption import add_caption
 from blip2ft.commands.convert import add_convert
 from blip2ft.commands.export import add_export
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_shard,
         add_export,
         add_convert,
+        add_assemble,
+        add_capfilt,
         add_inspect,
     ):
         add(commands)
