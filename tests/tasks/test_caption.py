@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from blip2ft.data.batches import IGNORE, Sample, text_layout
-from blip2ft.data.images import transforms_for
+from blip2ft.data.images import TrainTransform, transforms_for
 from blip2ft.data.loading import load_pixels
 from blip2ft.data.order import Key
 from blip2ft.data.records import read_records
@@ -160,3 +160,22 @@ def test_captions_are_scored_against_their_own_references(records):
 def test_another_number_of_captions_is_refused(records):
     with pytest.raises(ValueError, match="shorter"):
         score(records, ["a cat"])
+
+
+def test_a_caption_is_cut_anew_every_epoch_and_never_after_its_last_word(photo_folder):
+    records = read_records(photo_folder / "captions.csv")
+    transform = TrainTransform(28, (0.5,) * 3, (0.5,) * 3)
+    pairs = caption_pairs(records, transform, "the photo of", 5, prefix_lm=True)
+    whole = caption_pairs(records, transform, "the photo of", 5)
+    cuts = set()
+    for epoch in range(40):
+        for sample in range(len(pairs)):
+            key = Key(epoch, sample)
+            cut, uncut = pairs[key], whole[key]
+            assert torch.equal(cut.pixel_values, uncut.pixel_values)
+            assert f"{cut.prompt} {cut.target}" == f"{uncut.prompt} {uncut.target}"
+            assert cut.target
+            assert pairs[key].prompt == cut.prompt
+            cuts.add((sample, len(cut.prompt.split()) - 3))
+    words = {sample: len(whole[Key(0, sample)].target.split()) for sample in range(len(whole))}
+    assert cuts == {(sample, cut) for sample, count in words.items() for cut in range(count)}
