@@ -28,7 +28,8 @@ class Fetched:
 
     def wait_for(self, *shards: int) -> None:
         for _ in range(500):
-            if {int(path.name) for path in self.folder.iterdir()} >= {*shards}:
+            written = {int(path.name) for path in self.folder.iterdir() if path.stat().st_size}
+            if written >= {*shards}:
                 return
             time.sleep(0.01)
         raise AssertionError(sorted(path.name for path in self.folder.iterdir()))
