@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_training import fit, make_part
+from tiny_training import fit, make_part, part_parser
 from tiny_words import bert_tokenizer, random_text
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
@@ -64,5 +64,10 @@ def make(out: Path, seed: int, steps: int) -> dict[str, Any]:
     return {"parameters": sum(parameter.numel() for parameter in model.parameters()), **found}
 
 
+def main() -> int:
+    options = part_parser(__doc__, 1500).parse_args()
+    return make_part(options, lambda out: make(out, options.seed, options.steps))
+
+
 if __name__ == "__main__":
-    sys.exit(make_part(__doc__, make, 1500))
+    sys.exit(main())

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Build the embedded models from the embedded drawings alone: data/tiny-blip2, its stage-1 twin
-# data/tiny-retriever, and runs/tiny/t5, a twin with an encoder-decoder. Hours on 2 cores.
-# Every step is kept in runs/tiny: after a stop, run it again and it goes on.
+# data/tiny-retriever, and a twin with an encoder-decoder (runs/tiny/stage2-t5-model). Some hours on
+# 2 cores. Every step is kept in runs/tiny: after a stop, run it again and it goes on.
+#
+# STEPS=2 OUT=/tmp/rehearsal bash scripts/make_tiny_blip2.sh    rehearses it; data/ stays as it is
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh ""
@@ -9,7 +11,14 @@ cd "$(dirname "$0")/.."
 # faults; these stop it
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647
 
-out=runs/tiny
+out="${OUT:-runs/tiny}"
+scenes=30000
+few_steps=() few_train_steps=()
+if [ -n "${STEPS:-}" ]; then
+    scenes=200
+    few_steps=(--steps "$STEPS")
+    few_train_steps=(--train.max_steps "$STEPS" --train.evaluate_every "$STEPS")
+fi
 
 # recipe RECIPE CONFIG FOLDER [OPTIONS]: run a recipe to its end, from where it stopped
 recipe() {
@@ -17,7 +26,8 @@ recipe() {
     local resume=false
     [ -e "$3" ] && resume=true
     python "recipes/$1.py" --config "recipes/pretrain/$2.yaml" --output "$3" \
-        --train.resume "$resume" "${@:4}"
+        --data.stream.sources "[{source: '$out/shards/*.tar'}]" \
+        --train.resume "$resume" "${few_train_steps[@]}" "${@:4}"
 }
 
 # assemble FOLDER OPTIONS: put a start together, once
@@ -33,19 +43,19 @@ export_run() {
 # Pictures: what is trained on comes as shards, as web data does.
 python scripts/make_scenes.py --out data/scenes
 python scripts/make_scenes.py --out "$out/scenes" --styles openmoji --seed 1 \
-    --train 30000 --validation 1 --test 1
+    --train "$scenes" --validation 1 --test 1
 blip2ft shard "$out/scenes/openmoji/train.parquet" --out "$out/shards"
 
 # Parts that the paper takes ready-made.
-python scripts/make_tiny_vision.py "$out/vision"
-python scripts/make_tiny_bert.py "$out/bert"
-python scripts/make_tiny_language.py "$out/opt" --kind opt
-python scripts/make_tiny_language.py "$out/t5" --kind t5
+python scripts/make_tiny_vision.py "$out/vision" --scenes "$scenes" "${few_steps[@]}"
+python scripts/make_tiny_bert.py "$out/bert" "${few_steps[@]}"
+python scripts/make_tiny_language.py "$out/opt" --kind opt "${few_steps[@]}"
+python scripts/make_tiny_language.py "$out/t5" --kind t5 "${few_steps[@]}"
 
 # Stage 1: represent images by text.
-assemble "$out/stage1-start" --vision "$out/vision" --bert "$out/bert" \
-    --queries 12 --cross-attention-every 1 --feature-size 64
-recipe retrieval stage1_tiny "$out/stage1"
+qformer=(--queries 12 --cross-attention-every 1 --feature-size 64)
+assemble "$out/stage1-start" --vision "$out/vision" --bert "$out/bert" "${qformer[@]}"
+recipe retrieval stage1_tiny "$out/stage1" --model.name "$out/stage1-start"
 export_run "$out/stage1" "$out/stage1-model"
 
 # Stage 2: speak to a frozen language model.
@@ -57,13 +67,13 @@ for language in opt t5; do
     export_run "$out/stage2-$language" "$out/stage2-$language-model"
 done
 
-# The paper's figure 5 in small: stage 2 without stage 1, from the same BERT and with the same budget.
-assemble "$out/no-stage1-start" --vision "$out/vision" --bert "$out/bert" \
-    --queries 12 --cross-attention-every 1 --language "$out/opt"
+# The paper's figure 5 in small: stage 2 without stage 1, from the same BERT, for as many steps.
+assemble "$out/no-stage1-start" --vision "$out/vision" --bert "$out/bert" "${qformer[@]}" \
+    --language "$out/opt"
 recipe caption stage2_tiny "$out/no-stage1" --model.name "$out/no-stage1-start"
 
-python scripts/gather_tiny_metrics.py "$out" data/tiny-blip2/metrics.json
-for twin in "stage1-model tiny-retriever" "stage2-opt-model tiny-blip2"; do
-    set -- $twin
-    cp "$out/$1"/* "data/$2/"
-done
+python scripts/gather_tiny_metrics.py "$out" "$out/metrics.json"
+if [ -z "${STEPS:-}" ]; then
+    cp "$out/stage1-model"/* data/tiny-retriever/
+    cp "$out/stage2-opt-model"/* "$out/metrics.json" data/tiny-blip2/
+fi

@@ -11,14 +11,13 @@ token embeddings, and it writes one of the scene's captions. OPT reads the outli
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tiny_training import fit, make_part
+from tiny_training import fit, make_part, part_parser
 from tiny_words import OUTLINE, PROMPT, language_tokenizer, outline_ids, random_text
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -148,9 +147,12 @@ def make(kind: str, out: Path, seed: int, steps: int) -> dict[str, Any]:
     return {"parameters": parameters, "outline_tokens": OUTLINE, **found}
 
 
+def main() -> int:
+    parser = part_parser(__doc__, 1300)
+    parser.add_argument("--kind", choices=KINDS, default="opt")
+    options = parser.parse_args()
+    return make_part(options, lambda out: make(options.kind, out, options.seed, options.steps))
+
+
 if __name__ == "__main__":
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--kind", choices=KINDS, default="opt")
-    chosen, rest = first.parse_known_args()
-    sys.argv[1:] = rest
-    sys.exit(make_part(__doc__, lambda out, seed, steps: make(chosen.kind, out, seed, steps), 1300))
+    sys.exit(main())

@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from make_scenes import COLOURS, SIDE, compose, draw_things, numbers
 from PIL import Image
-from tiny_training import fit, make_part
+from tiny_training import fit, make_part, part_parser
 from torch import Tensor
 from torch.nn import functional
 from transformers import Blip2VisionConfig, Blip2VisionModel, BlipImageProcessorPil
 
 IMAGE, PATCH = 64, 8  # pixels
 HIDDEN, HEADS, BATCH = 128, 4, 64
-SCENES = 30000
 IGNORED = -100
 
 
@@ -99,7 +98,7 @@ def recolour(images: Tensor, strength: Tensor) -> Tensor:
     return torch.einsum("bij,bjhw->bihw", matrix, images) + shift[:, :, None, None]
 
 
-def make(out: Path, seed: int, steps: int, scenes: int = SCENES) -> dict[str, Any]:
+def make(out: Path, seed: int, steps: int, scenes: int) -> dict[str, Any]:
     """Train and save the image encoder and its processor; returns its metrics."""
     composed = compose_scenes(scenes, seed)
     processor = BlipImageProcessorPil(size={"height": IMAGE, "width": IMAGE})
@@ -123,5 +122,12 @@ def make(out: Path, seed: int, steps: int, scenes: int = SCENES) -> dict[str, An
     return {"parameters": parameters, "scenes": scenes, **found}
 
 
+def main() -> int:
+    parser = part_parser(__doc__, 2500)
+    parser.add_argument("--scenes", type=int, default=30000, help="to compose, default 30000")
+    options = parser.parse_args()
+    return make_part(options, lambda out: make(out, options.seed, options.steps, options.scenes))
+
+
 if __name__ == "__main__":
-    sys.exit(make_part(__doc__, make, 2500))
+    sys.exit(main())

@@ -8,4 +8,4 @@ ruff format --check .
 ruff check .
 mypy
 python scripts/make_scenes.py --out data/scenes
-pytest "$@"
+pytest -n auto --dist loadfile "$@"

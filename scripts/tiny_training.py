@@ -48,19 +48,21 @@ def fit(
     return {f"{key}_loss": round(value / count, 4) for key, value in sums.items()}
 
 
-def make_part(
-    description: str | None, make: Callable[[Path, int, int], dict[str, Any]], steps: int
-) -> int:
-    """The command line of a script that makes a part: OUT, --seed and --steps.
-
-    make(out, seed, steps): trains the part, saves it in `out` and returns its metrics, which go to
-    metrics.json there. A folder that is there already is left alone; one is there whole or not.
-    """
+def part_parser(description: str | None, steps: int) -> argparse.ArgumentParser:
+    """The arguments of every script that makes a part."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=steps, help=f"default {steps}")
-    options = parser.parse_args()
+    return parser
+
+
+def make_part(options: argparse.Namespace, make: Callable[[Path], dict[str, Any]]) -> int:
+    """Make the folder `options.out`, unless it is there; it is there whole or not at all.
+
+    make(out): trains the part, saves it in `out` and returns its metrics, which go to metrics.json
+    there.
+    """
     if options.out.exists():
         print(f"{options.out} is there already")
         return 0
@@ -72,7 +74,7 @@ def make_part(
     torch.manual_seed(options.seed)
     start = time.perf_counter()
     try:
-        metrics = make(partial, options.seed, options.steps)
+        metrics = make(partial)
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
