@@ -94,23 +94,17 @@ class Feed:
 
     def batches(self, run: Path, first: int, last: int) -> Iterator[dict[str, Any]]:
         """This process's micro-batches of steps `first` to before `last`; workers start now."""
+        processes = self.accelerator.num_processes
         samples: Dataset = self.samples
         collate = self.collate
+        keys = self.order.micro_batches(
+            first, last, rank=self.accelerator.process_index, world_size=processes, size=self.size
+        )
         if self.stream is not None:
             samples, collate = Readable(samples, self.stream.nearby), Apart(collate)
-        loader = load_batches(
-            samples,
-            self.order.micro_batches(
-                first,
-                last,
-                rank=self.accelerator.process_index,
-                world_size=self.accelerator.num_processes,
-                size=self.size,
-            ),
-            collate,
-            workers=self.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
+            keys = self.stream.fetch_ahead(keys, processes)
+        pinned = self.accelerator.device.type == "cuda"
+        loader = load_batches(samples, keys, collate, workers=self.workers, pin_memory=pinned)
         if self.stream is None:
             return iter(loader)
         log = BrokenLog(
