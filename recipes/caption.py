@@ -76,7 +76,9 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         quantize=config.quantize,
         compute_dtype=frozen,
     )
-    lora = attach_lora(model, parts, **asdict(config.lora))
+    adapters = asdict(config.lora)
+    lr_ratio = adapters.pop("lr_ratio")
+    lora = attach_lora(model, parts, **adapters)
     set_trainable(model, parts, frozen)
     checkpoint_gradients(model, config.model.gradient_checkpointing)
     model.to(accelerator.device)
@@ -120,6 +122,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
         vision_layer_decay=config.optimizer.vision_layer_decay,
+        lora_lr_ratio=lr_ratio,
     )
     schedule = make_schedule(
         optimizer,

@@ -90,7 +90,9 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         objectives=weights,
         itg_head=config.itg_head,
     )
-    lora = attach_lora(model, parts, **asdict(config.lora))
+    adapters = asdict(config.lora)
+    lr_ratio = adapters.pop("lr_ratio")
+    lora = attach_lora(model, parts, **adapters)
     set_trainable(model, parts, frozen)
     for _, parameter in model.unused_parameters():
         parameter.requires_grad_(False)
@@ -172,6 +174,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
         vision_layer_decay=config.optimizer.vision_layer_decay,
+        lora_lr_ratio=lr_ratio,
     )
     schedule = make_schedule(
         optimizer,

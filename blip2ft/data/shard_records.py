@@ -88,7 +88,7 @@ class Records:
         """The shard that a sample is in, numbered through all sources."""
         return int(np.searchsorted(self.ends, number, side="right"))
 
-    def fetch(self, index: int) -> "_Tar | _Rows | _Damaged":
+    def fetch(self, index: int) -> "Tar | _Rows | _Damaged":
         """A shard, opened; it is in the cache then, if it wasn't here."""
         if index in self._opened:
             self._opened.move_to_end(index)
@@ -102,7 +102,7 @@ class Records:
         return opened
 
 
-def open_shard(source: Source, shard: Shard, cache: Cache) -> "_Tar | _Rows | _Damaged":
+def open_shard(source: Source, shard: Shard, cache: Cache) -> "Tar | _Rows | _Damaged":
     """The samples of one shard, fetched and unpacked where it has to be.
 
     Raises ValueError where it can't be fetched, and FileNotFoundError where it isn't there.
@@ -115,7 +115,7 @@ def open_shard(source: Source, shard: Shard, cache: Cache) -> "_Tar | _Rows | _D
         return _Damaged(shard.url, str(error))
 
 
-def _open_tar(request: Request, shard: Shard, cache: Cache) -> "_Tar":
+def _open_tar(request: Request, shard: Shard, cache: Cache) -> "Tar":
     path = Path(shard.url)
     if is_remote(shard.url):
         fetch = partial(download, shard.url, size=shard.size)
@@ -129,7 +129,7 @@ def _open_tar(request: Request, shard: Shard, cache: Cache) -> "_Tar":
             f"{len(starts) - 1} samples in it, but {shard.samples} by its index; write the index "
             "anew: blip2ft shard --index"
         )
-    return _Tar(shard.url, path, starts, request)
+    return Tar(shard.url, path, starts, request)
 
 
 def _open_rows(request: Request, shard: Shard, cache: Cache) -> "_Rows":
@@ -168,7 +168,7 @@ class _Damaged:
 
 
 @dataclass(frozen=True)
-class _Tar:
+class Tar:
     url: str
     path: Path
     starts: np.ndarray

@@ -16,7 +16,7 @@ from blip2ft.data.cache import Cache
 from blip2ft.data.entries import ID_COLUMN, Problems, Request, check_captions
 from blip2ft.data.images import FORMATS, EvalTransform, open_image
 from blip2ft.data.records import Record
-from blip2ft.data.shard_records import Source, _Tar, open_shard
+from blip2ft.data.shard_records import Source, Tar, open_shard
 from blip2ft.data.shard_writer import EXTENSIONS
 from blip2ft.data.shards import Shard
 from blip2ft.data.tar import TarSample, read_sample
@@ -102,7 +102,7 @@ class WebImages(Dataset):
             self._opened = (-1, None)
             self._opened = number, open_shard(self.source, shard, self.cache)
         opened = self._opened[1]
-        if not isinstance(opened, _Tar):
+        if not isinstance(opened, Tar):
             found = opened[index]
             return _of_row(found, shard.row + index) if isinstance(found, Record) else found
         start, end = opened.starts[index : index + 2].tolist()
