@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PartMode = Literal["frozen", "lora", "full"]
+LoraInit = Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class LoraConfig:
         dropout: Dropout probability on the adapter's input.
         dora: Train magnitude and direction apart (arXiv 2402.09353).
         rslora: Rank-stabilised scaling (arXiv 2312.03732).
+        init: Where the factors start: "default" (A random, B zero), "gaussian", "orthogonal", or
+            from the weight itself: "pissa" (arXiv 2404.02948), "pissa_niter_16" (the same, nearly,
+            in a fraction of the time), "olora" (arXiv 2406.01775).
+        lr_ratio: lora_B learns at so many times the rate of lora_A (LoRA+, arXiv 2402.12354, which
+            takes 16; lower optimizer.lr with it).
     """
 
     r: int = 16
@@ -67,6 +73,8 @@ class LoraConfig:
     dropout: float = 0.05
     dora: bool = False
     rslora: bool = False
+    init: LoraInit = "default"
+    lr_ratio: float = 1.0
 
 
 @dataclass(frozen=True)

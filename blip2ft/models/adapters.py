@@ -7,7 +7,9 @@ A folder of trained weights holds
 """
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,19 @@ from peft import (
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from blip2ft.models.lora_init import (
+    FROM_WEIGHT,
+    INITS,
+    check_init,
+    frozen_starts,
+    start_from_weight,
+    whole_factors,
+)
 from blip2ft.models.parts import part_of
 
 DESCRIPTION_FILE = "blip2ft.json"
@@ -61,11 +72,19 @@ def attach_lora(
     dropout: float = 0.05,
     dora: bool = False,
     rslora: bool = False,
+    init: str = "default",
 ) -> LoraConfig | None:
     """Put a LoRA on every linear layer of the parts in mode "lora", in place.
 
-    The model stays of its stock class. Returns peft's config, None where no part is adapted.
+    The model stays of its stock class, its weights and answers stay as they are. Returns peft's
+    config, None where no part is adapted.
+
+    dora: magnitude and direction apart (arXiv 2402.09353); rslora: scaled by alpha / sqrt(r)
+      (arXiv 2312.03732); init: where the factors start, one of `INITS` (see lora_init.py).
+
+    Raises ValueError for a part without linear layers, a rank or a start that can't be.
     """
+    check_init(init, r)
     targets = lora_targets(model, parts)
     if not targets:
         return None
@@ -77,9 +96,14 @@ def attach_lora(
         lora_dropout=dropout,
         use_dora=dora,
         use_rslora=rslora,
+        init_lora_weights=INITS[init],
         target_modules=targets,
     )
     inject_adapter_in_model(config, model)
+    if init in FROM_WEIGHT:
+        for module in list(model.modules()):
+            if isinstance(module, LoraLayer):
+                start_from_weight(module, init)
     return config
 
 
@@ -115,14 +139,25 @@ def save_trained(
     if full:
         save_file(full, folder / FULL_FILE, {"format": "pt"})
     if lora is not None:
+        # told no, peft doesn't look the base up on the hub, to see whether its vocabulary grew
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        if frozen_starts(model):
+            state, lora = whole_factors(model, state), _of_twice_the_rank(lora)
         lora.base_model_name_or_path = description["base"]
         lora.revision = description.get("revision")
         lora.save_pretrained(str(folder))
-        state = get_peft_model_state_dict(model)
         # the layout of a saved PeftModel, so that PeftModel.from_pretrained reads it
         state = {f"base_model.model.{n}": t.cpu().contiguous() for n, t in state.items()}
         save_file(state, folder / LORA_FILE, {"format": "pt"})
     (folder / DESCRIPTION_FILE).write_text(json.dumps(dict(description), indent=2) + "\n")
+
+
+def _of_twice_the_rank(lora: LoraConfig) -> LoraConfig:
+    """The config of a LoRA whose frozen start is a half of each factor, at the same scale."""
+    scale = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
+    alpha: Any = scale * 2 * lora.r
+    alpha = round(alpha) if math.isclose(alpha, round(alpha)) else alpha
+    return replace(lora, r=2 * lora.r, lora_alpha=alpha, use_rslora=False)
 
 
 def describe_training(task: str, *, base: str, revision: str | None, **rest: Any) -> dict[str, Any]:
@@ -170,7 +205,8 @@ def load_trained(model: nn.Module, folder: Path) -> None:
                 f"{lora_path} doesn't fit the model: it has none of the layers; {origin}"
             ) from error
         try:
-            _check_fit(lora_path, state, get_peft_model_state_dict(model), origin)
+            places = get_peft_model_state_dict(model, save_embedding_layers=False)
+            _check_fit(lora_path, state, places, origin)
         except ValueError:
             _take_off_lora(model)
             raise

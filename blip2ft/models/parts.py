@@ -28,6 +28,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "language": ("language_model",),
 }
+# The starting value beside a LoRA's factor, where it started from the weight (see lora_init.py).
+FROZEN_START = ".initial"
 MODES = ("frozen", "lora", "full")
 
 
@@ -94,6 +96,8 @@ def set_trainable(
         mode = parts.get(part_of(name), "frozen")
         # peft names all that it adds lora_*: lora_A, lora_B, and DoRA's lora_magnitude_vector
         trains = mode == "full" or (mode == "lora" and ".lora_" in name)
+        if name.endswith(FROZEN_START):
+            continue  # it stays as it is, or the LoRA's other half would no longer cancel it
         if trains and not parameter.is_floating_point():
             raise ValueError(f"{name} is quantised and can't be trained in full; use lora")
         if parameter.is_floating_point():

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blip2ft.models.adapters import trainable_state
+from blip2ft.models.lora_init import frozen_starts
 
 PREFIX = "step-"
 
@@ -44,7 +45,7 @@ def save_checkpoint(
             "scaler": scaler.state_dict() if scaler is not None else None,
             "random": random_states,
         }
-        _write(final, trainable_state(accelerator.unwrap_model(model)), rest, state)
+        _write(final, _weights_of(accelerator.unwrap_model(model)), rest, state)
     accelerator.wait_for_everyone()
     return final
 
@@ -81,11 +82,11 @@ def load_checkpoint(
 
 
 def load_weights(checkpoint: Path, model: nn.Module) -> None:
-    """Copy the checkpoint's weights into what trains in `model`, by name.
+    """Copy the checkpoint's weights into what trains in `model`, and what LoRA started from.
 
     Raises ValueError where the two don't have the same names.
     """
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    own = _weights_of(model)
     weights = load_file(checkpoint / "trained.safetensors")
     if weights.keys() != own.keys():
         other = sorted(weights.keys() ^ own.keys())
@@ -152,6 +153,11 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def _weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What trains, and the frozen values that a LoRA subtracts: decomposed anew they may differ."""
+    return trainable_state(model) | frozen_starts(model)
+
+
 def _write(
     final: Path, weights: dict[str, torch.Tensor], rest: dict[str, Any], state: dict[str, Any]
 ) -> None:
@@ -182,8 +188,8 @@ def _load_optimizer(
     if then != now:
         raise ValueError(
             f"{checkpoint} can't be resumed: its optimizer has {len(then)} groups of parameters, "
-            f"this run's {len(now)}, or others; optimizer.vision_layer_decay must be 1 in both or "
-            "in neither"
+            f"this run's {len(now)}, or others; optimizer.vision_layer_decay must be "
+            "1 in both or in neither, and lora.lr_ratio too"
         )
     settings = [{key: v for key, v in group.items() if key != "params"} for group in groups]
     optimizer.load_state_dict(saved)

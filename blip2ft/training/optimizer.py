@@ -16,7 +16,12 @@ _VISION_LAYER = re.compile(r"^vision_model\.encoder\.layers\.(\d+)\.")
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, vision_layer_decay: float = 1.0
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    vision_layer_decay: float = 1.0,
+    lora_lr_ratio: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group, by part, layer and weight decay.
 
@@ -24,6 +29,8 @@ def parameter_groups(
     learns at lr * d ** (L - i), the patch, class and position embeddings at lr * d ** (L + 1), and
     the norm after the blocks, like every other part, at lr (BEiT's rule, as in LAVIS
     models/blip2_models/blip2.py, get_optimizer_params, which computes and never applies it).
+    lora_B learns at `lora_lr_ratio` times the rate that its layer has otherwise (LoRA+, arXiv
+    2402.12354, section 4).
 
     Raises ValueError for fp16 parameters and for a model in which nothing trains.
     """
@@ -40,8 +47,9 @@ def parameter_groups(
             )
         part = part_of(name)
         depth = _vision_depth(name, layers) if part == "vision" else 0
+        scale = vision_layer_decay**depth * (lora_lr_ratio if ".lora_B." in name else 1.0)
         decays = parameter.ndim > 1 and not name.endswith(".bias")
-        groups[part, vision_layer_decay**depth, decays].append(parameter)
+        groups[part, scale, decays].append(parameter)
     if not groups:
         raise ValueError("no parameter trains; set a part to full or lora")
     return [
@@ -63,10 +71,15 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.05,
     vision_layer_decay: float = 1.0,
+    lora_lr_ratio: float = 1.0,
 ) -> AdamW:
     """AdamW over `parameter_groups`."""
     groups = parameter_groups(
-        model, lr=lr, weight_decay=weight_decay, vision_layer_decay=vision_layer_decay
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        vision_layer_decay=vision_layer_decay,
+        lora_lr_ratio=lora_lr_ratio,
     )
     return AdamW(groups, lr=lr, betas=betas, fused=True)
 

@@ -24,6 +24,7 @@ RULES: dict[str, Rule] = {
     "lora.r": _at_least_1(),
     "lora.alpha": _at_least_1(),
     "lora.dropout": (lambda value: 0 <= value < 1, "0 or more, below 1"),
+    "lora.lr_ratio": POSITIVE,
     "optimizer.lr": POSITIVE,
     "optimizer.min_lr": NOT_NEGATIVE,
     "optimizer.warmup_steps": NOT_NEGATIVE,
@@ -64,6 +65,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         # not `value > limit`: NaN is on neither side
         if value is not None and not fits(value):
             wrong.append(f"{key} is {_shown(value)}: allowed is {allowed}")
+    lora = settings.get("lora", {})
+    if lora.get("init") == "orthogonal" and lora.get("r", 0) % 2:
+        wrong.append(f"lora.r is {lora['r']}: allowed with lora.init orthogonal is an even rank")
     optimizer = settings.get("optimizer", {})
     lr, min_lr = optimizer.get("lr"), optimizer.get("min_lr")
     if lr is not None and min_lr is not None and min_lr > lr > 0:

@@ -26,6 +26,7 @@ from blip2ft.models.parts import PARTS, part_of, set_trainable
 from blip2ft.tasks.caption import caption_loss
 
 ALL_LORA = dict.fromkeys(PARTS, "lora")
+OPTIONS = [{}, {"dora": True}, {"rslora": True}, {"init": "pissa", "dora": True}]
 MIXED = {"vision": "lora", "qformer": "full", "projection": "full", "language": "lora"}
 
 
@@ -132,7 +133,7 @@ def test_no_lora_is_attached_where_no_part_asks(opt_folder):
 # Saving and loading.
 
 
-@pytest.mark.parametrize("options", [{}, {"dora": True}, {"rslora": True}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("parts", [ALL_LORA, MIXED], ids=["all lora", "mixed"])
 def test_a_loaded_adapter_gives_the_same_answers(model_folder, tmp_path, parts, options):
     batch = batch_for(model_folder)
@@ -214,7 +215,7 @@ def test_a_hub_base_keeps_its_name():
 # Merging.
 
 
-@pytest.mark.parametrize("options", [{}, {"dora": True}, {"rslora": True}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("parts", [ALL_LORA, MIXED], ids=["all lora", "mixed"])
 def test_a_merged_model_is_stock_and_answers_the_same(model_folder, tmp_path, parts, options):
     batch = batch_for(model_folder)

@@ -76,6 +76,17 @@ def test_layer_decay_falls_from_the_top_of_the_vit_to_its_embeddings(opt_folder)
     assert all(name.startswith(tuple(expected)) for name in rates)
 
 
+def test_lora_plus_raises_the_rate_of_b_alone_on_top_of_the_layer_decay(opt_folder):
+    parts = {"vision": "lora", "qformer": "full", "projection": "full", "language": "lora"}
+    model = model_with(opt_folder, parts)
+    plain = settings_of(model, vision_layer_decay=0.5)
+    raised = settings_of(model, vision_layer_decay=0.5, lora_lr_ratio=16.0)
+    assert {rate for name, (rate, _) in raised.items() if ".lora_B." in name} == {16, 8, 4}
+    for name, (rate, decay) in raised.items():
+        factor = 16 if ".lora_B." in name else 1
+        assert (rate, decay) == (factor * plain[name][0], plain[name][1]), name
+
+
 def test_without_layer_decay_all_learn_at_one_rate(opt_folder):
     settings = settings_of(model_with(opt_folder, ALL))
     assert {rate for rate, _ in settings.values()} == {1.0}
