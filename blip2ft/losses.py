@@ -1,7 +1,7 @@
 """Losses: tensors in, sums out. Who calls them divides by the count over the whole batch."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -31,6 +31,44 @@ def language_modeling(
         return functional.cross_entropy(logits[rows].float(), labels[rows], reduction="sum")
     losses = functional.cross_entropy(logits[rows].float(), labels[rows], reduction="none")
     return (losses * weights[:, None].expand_as(labels)[rows]).sum()
+
+
+def linear_language_modeling(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    *,
+    shift: bool,
+    weights: Tensor | None = None,
+    ignore_index: int = -100,
+    rows_at_once: int = 256,
+) -> Tensor:
+    """`language_modeling` of the logits `states @ weight.T + bias`, of which few exist at a time.
+
+    states: (B, T, D), weight: (V, D), bias: (V,), of any float dtype, multiplied as autocast says.
+    Only labelled rows get logits, in fp32, `rows_at_once` of them; the backward pass computes them
+    again, and of a weight that is frozen no gradient.
+
+    PyTorch's own chunked loss, with a loss a row: its sums are in the dtype of `states`.
+    """
+    if shift:
+        states, labels = states[:, :-1], labels[:, 1:]
+    rows = labels != ignore_index
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    with torch.autocast(device, enabled=False):
+        losses = functional.linear_cross_entropy(
+            states[rows].to(dtype),
+            weight.to(dtype),
+            labels[rows],
+            linear_bias=None if bias is None else bias.to(dtype),
+            reduction="none",
+            options=nn.LinearCrossEntropyOptions(batch_chunk_size=rows_at_once),
+        ).float()
+    if weights is not None:
+        losses = losses * weights[:, None].expand_as(labels)[rows]
+    return losses.sum()
 
 
 def similarities(image_features: Tensor, text_features: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from loss_memory import peak_memory
 from torch import Tensor
 from torch.nn import functional
 
 from blip2ft.losses import (
     contrastive,
     language_modeling,
+    linear_language_modeling,
     matching,
     similarities,
     text_generation,
@@ -108,6 +110,76 @@ def test_another_ignore_index_is_left_out():
     torch.testing.assert_close(
         language_modeling(logits, labels, shift=True, ignore_index=-1), expected
     )
+
+
+def of_both(states, weight, bias, labels, weights=None, *, shift, rows_at_once=5):
+    """Loss and gradients, without logits and by way of all of them."""
+    leaves = [tensor for tensor in (states, weight, bias) if tensor is not None]
+    sums = (
+        linear_language_modeling(
+            states, weight, bias, labels, shift=shift, weights=weights, rows_at_once=rows_at_once
+        ),
+        language_modeling(
+            functional.linear(states, weight, bias), labels, shift=shift, weights=weights
+        ),
+    )
+    return [(total.detach(), *torch.autograd.grad(total, leaves)) for total in sums]
+
+
+@pytest.mark.parametrize("shift", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_loss_and_gradients_without_logits_equal_those_with(shift, weighted, bias, rows):
+    generator = torch.Generator().manual_seed(1)
+    labels = random_batch(rows)[1]
+    states = torch.randn(rows, 6, 7, generator=generator).requires_grad_()
+    weight = torch.randn(11, 7, generator=generator).requires_grad_()
+    shifts = torch.randn(11, generator=generator).requires_grad_() if bias else None
+    weights = torch.rand(rows, generator=generator) if weighted else None
+    ours, expected = of_both(states, weight, shifts, labels, weights, shift=shift)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "labelled",
+    [
+        pytest.param(torch.ones(3, 4).bool(), id="all"),
+        pytest.param(torch.arange(12).reshape(3, 4) == 6, id="one"),
+        pytest.param(torch.zeros(3, 4).bool(), id="none"),
+    ],
+)
+@pytest.mark.parametrize("rows_at_once", [1, 4, 12, 100])
+def test_any_number_of_labels_in_any_chunks_equals_all_logits(labelled, rows_at_once):
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.randint(0, 9, (3, 4), generator=generator).where(labelled, -100)
+    states = torch.randn(3, 4, 5, generator=generator).requires_grad_()
+    weight = torch.randn(9, 5, generator=generator).requires_grad_()
+    ours, expected = of_both(states, weight, None, labels, shift=False, rows_at_once=rows_at_once)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_states_of_half_precision_are_multiplied_as_autocast_says():
+    labels = random_batch()[1]
+    states, weight = torch.randn(8, 6, 16), torch.randn(11, 16)
+    expected = linear_language_modeling(states, weight, None, labels, shift=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = linear_language_modeling(states, weight, None, labels, shift=True)
+    assert ours.dtype == torch.float32
+    assert float(ours) != float(expected)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-2)
+
+
+def test_no_label_beyond_a_chunk_has_its_logits_at_the_same_time():
+    states = torch.randn(40, 4, 8).requires_grad_()
+    weight, labels = torch.randn(2000, 8), torch.randint(0, 2000, (40, 4))
+
+    def ours():
+        linear_language_modeling(
+            states, weight, None, labels, shift=False, rows_at_once=16
+        ).backward()
+
+    assert peak_memory(ours, "cpu") < 2 * 16 * 2000 * 4
 
 
 def test_similarity_is_that_of_the_best_query():

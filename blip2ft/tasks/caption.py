@@ -23,8 +23,8 @@ from blip2ft.data.order import Key
 from blip2ft.data.questions import Question
 from blip2ft.data.records import Record
 from blip2ft.data.stream import Stream
-from blip2ft.losses import language_modeling
 from blip2ft.metrics import score_captions
+from blip2ft.models.language_loss import language_loss
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def caption_pairs(
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Cross entropy summed over the labelled tokens of a batch from `TextLayout.collate`."""
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "weights")}
-    logits = model(**inputs, use_cache=False).logits
-    return language_modeling(
-        logits,
+    return language_loss(
+        model,
+        {**inputs, "use_cache": False},
         batch["labels"],
         shift="decoder_input_ids" not in batch,
         weights=batch.get("weights"),

@@ -1,0 +1,80 @@
+"""The loss of a language model with logits of labelled tokens only, a few rows at a time.
+
+Of a batch of captions four tokens in five are image, prompt or padding, and at 50,000 words the
+logits of all are most of what the language model's loss needs. So the output head is asked for the
+loss itself, while the stock model runs as it is: wrapped (DDP, autocast), checkpointed, adapted or
+quantised.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
+
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+
+from blip2ft.losses import language_modeling, linear_language_modeling
+
+# Heads whose model scales, caps or shifts their logits (Gemma, Cohere, Granite), as was seen.
+_not_last: WeakSet[nn.Module] = WeakSet()
+
+
+def language_loss(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    labels: Tensor,
+    *,
+    shift: bool,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """`language_modeling` of `model(**inputs).logits`, without these where the head allows it.
+
+    model: one with `get_output_embeddings` that gives `logits`, or a wrapper around one. A head
+    that isn't a plain linear layer (adapted, quantised), or whose output the model goes on to
+    change, gives its logits in full.
+    """
+    head = extract_model_from_parallel(model, keep_torch_compile=False).get_output_embeddings()
+    if type(head) is nn.Linear and head not in _not_last:
+        losses = []
+
+        def loss_of(states: Tensor) -> Tensor:
+            losses.append(
+                linear_language_modeling(
+                    states, head.weight, head.bias, labels, shift=shift, weights=weights
+                )
+            )
+            return losses[0]
+
+        with _head_computes(head, loss_of):
+            given = model(**inputs).logits
+        if _same(given, losses[0]):
+            return given
+        _not_last.add(head)
+    return language_modeling(model(**inputs).logits, labels, shift=shift, weights=weights)
+
+
+@contextmanager
+def _head_computes(head: Any, compute: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within, `head(states)` is compute(states).
+
+    The call still goes through the module, so that its hooks see it, and what uses the weight is
+    inside the model's forward, as DDP and FSDP ask for.
+    """
+    own = head.__dict__.get("forward")
+    head.forward = compute
+    try:
+        yield
+    finally:
+        del head.forward
+        if own is not None:
+            head.forward = own
+
+
+def _same(given: Tensor, loss: Tensor) -> bool:
+    # on CUDA this waits for the forward, as the choice of rows in it has done already
+    if given.shape != loss.shape:
+        return False
+    found, expected = float(given.detach()), float(loss.detach())
+    return found == expected or math.isnan(expected)
