@@ -30,6 +30,10 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 # The starting value beside a LoRA's factor, where it started from the weight (see lora_init.py).
 FROZEN_START = ".initial"
+# The norm after the image encoder's blocks learns with the Q-Former, for whom it is: of a new image
+# encoder it is new. LAVIS has it as ln_vision beside the visual_encoder that it freezes
+# (models/blip2_models/blip2.py, init_vision_encoder).
+NORM = "vision_model.post_layernorm"
 MODES = ("frozen", "lora", "full")
 
 
@@ -38,6 +42,8 @@ def part_of(name: str) -> str:
 
     Raises ValueError where it belongs to none, so that nothing is ever left out silently.
     """
+    if name.startswith(NORM):
+        return "qformer"
     top = name.split(".", 1)[0]
     for part, attributes in PARTS.items():
         if top in attributes:

@@ -222,7 +222,7 @@ def test_a_merged_model_is_stock_and_answers_the_same(model_folder, tmp_path, pa
     model, _ = trained(model_folder, parts, **options)
     expected = logits(model, batch)
     merge_lora(model)
-    torch.testing.assert_close(logits(model, batch), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits(model, batch), expected, rtol=1e-5, atol=2e-5)
     assert {n for n, _ in model.named_parameters()} == {
         n for n, _ in load(model_folder).named_parameters()
     }

@@ -99,7 +99,7 @@ def test_captioning_trains_what_the_paper_counts(name, model):
 
 
 def test_the_qformer_side_alone_is_what_the_paper_counts(name, model):
-    exact = {"opt-2.7b": 107_130_880, "flan-t5-xl": 106_737_152}[name]
+    exact = {"opt-2.7b": 107_133_696, "flan-t5-xl": 106_739_968}[name]
     assert trainable(model, STAGE_2) == exact
     assert round(exact / 1e6) == 107
 
@@ -109,10 +109,10 @@ def test_stage_1_trains_the_qformer_with_its_text_branch_and_heads():
         model = Retriever(stage1_config(Blip2VisionConfig(**VISION), BertConfig()))
     set_trainable(model, STAGE_2)
     counts = count_parameters(model)
-    assert counts["qformer"] == (185_684_736, 185_684_736)
+    assert counts["qformer"] == (185_687_552, 185_687_552)
     # two projections of 768 to 256, ITM's head, ITG's, and the temperature
     assert counts["projection"] == (1_017_918, 1_017_918)
     assert counts["vision"][0] == 0
     trained = sum(trains for trains, _ in counts.values())
-    assert trained == 186_702_654
+    assert trained == 186_705_470
     assert trained == pytest.approx(188e6, rel=0.01)

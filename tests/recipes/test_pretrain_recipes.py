@@ -119,7 +119,8 @@ def test_every_yaml_takes_two_steps(path, request, photo_folder, shards, tmp_pat
     run_recipe(task, "--config", path, *tiny(task, model, photo_folder, shards, run))
     assert [row["step"] for row in read_lines(run / "log.jsonl")] == [1, 2]
     trained = load_file(run / "adapter" / "trained.safetensors")
-    assert not any(name.startswith(("vision_model.", "language_model.")) for name in trained)
+    others = [name for name in trained if name.startswith(("vision_model.", "language_model."))]
+    assert set(others) <= {"vision_model.post_layernorm.weight", "vision_model.post_layernorm.bias"}
 
 
 def break_one(shards: Path, folder: Path) -> Path:

@@ -123,7 +123,7 @@ def test_a_target_that_is_cut_passes(opt_folder, limit):
 @pytest.mark.parametrize(
     ("part", "name"),
     [
-        ("vision", "vision_model.post_layernorm.weight"),
+        ("vision", "vision_model.encoder.layers.1.layer_norm2.weight"),
         ("qformer", "query_tokens"),
         ("qformer", "qformer.layernorm.bias"),
         ("projection", "language_projection.weight"),
