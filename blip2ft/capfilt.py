@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from blip2ft.data.cache import Cache, default_cache
+from blip2ft.data.cache import FETCHED, Cache, default_cache
 from blip2ft.data.loading import load_batches
 from blip2ft.data.shard_records import Source
 from blip2ft.data.stream import GB, open_source
@@ -116,7 +116,7 @@ def capfilt(
         weights = {"captioner_weights": digest(writer.model), "scorer_weights": digest(judge.model)}
         begin(out, made | {"prompt": writer.prompt} | weights, sizes)
         transforms = tuple(dict.fromkeys((writer.transform, judge.transform)))
-        images = WebImages(opened, Cache(folder / "shards", CACHE_GB * GB), transforms)
+        images = WebImages(opened, Cache(folder / FETCHED, CACHE_GB * GB), transforms)
         if workers is None:
             workers = 8 if device.type == "cuda" else 0
         loader = load_batches(images, _batches(left, opened, batch_size), list, workers=workers)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+FETCHED = "fetched"  # the folder in a cache for files that are removed for newer ones
+OWN = re.compile(r"[0-9a-f]{32}")  # names of such files: no other is ever removed
 PARTIAL = ".partial-"
 LOCKS = 64  # more would be a litter of files; two shards with the same lock wait for each other
 ABANDONED = 24 * 3600.0  # seconds after which what a kill left half-written is removed
@@ -23,7 +26,7 @@ def default_cache() -> Path:
 class Cache:
     """A folder of files that together have at most `limit` bytes, or one file more.
 
-    Several processes may use it at once, and several runs.
+    Several processes may use it at once, and several runs. Other files in it count for nothing.
     """
 
     folder: Path
@@ -60,9 +63,11 @@ class Cache:
                     status = path.stat()
                 except FileNotFoundError:
                     continue
-                if not path.name.startswith("."):
+                if OWN.fullmatch(path.name):
                     held.append((status.st_mtime, status.st_size, path))
-                elif path.name.startswith(PARTIAL) and now - status.st_mtime > ABANDONED:
+                    continue
+                own = OWN.fullmatch(path.name.removeprefix(PARTIAL))
+                if own and now - status.st_mtime > ABANDONED:
                     path.unlink(missing_ok=True)
             total = size + sum(bytes_ for _, bytes_, _ in held)
             for _, bytes_, path in sorted(held):

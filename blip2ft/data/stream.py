@@ -12,7 +12,7 @@ import numpy as np
 
 from blip2ft.data.ahead import fetch_ahead
 from blip2ft.data.broken import Broken
-from blip2ft.data.cache import Cache, default_cache
+from blip2ft.data.cache import FETCHED, Cache, default_cache
 from blip2ft.data.entries import Request
 from blip2ft.data.interleave import Interleaved, lanes
 from blip2ft.data.mixture import Mixture, slots
@@ -55,7 +55,7 @@ def open_stream(
     opened = tuple(open_source(**source, cache=folder) for source in sources)
     check_weights(opened)
     check_apart(opened)
-    stream = Stream(opened, shuffle, Cache(folder / "shards", int(cache_gb * GB)))
+    stream = Stream(opened, shuffle, Cache(folder / FETCHED, int(cache_gb * GB)))
     check_cache(stream)
     check_samples(stream)
     return stream

@@ -95,7 +95,7 @@ def test_tars_at_an_address_are_fetched_once_and_read_alike(server, workers):
         server.asked.clear()
         assert texts(stream, workers=workers, steps=6) == expected
         assert max(server.asked[f"t/00{i}.tar"] for i in range(3)) == 1
-        assert not list(Path(f"c{number}/shards").glob(".partial-*"))
+        assert not list(Path(f"c{number}/fetched").glob(".partial-*"))
 
 
 def test_parquet_files_at_an_address_are_read_in_pieces(server):
@@ -160,7 +160,7 @@ def test_a_shard_that_is_missing_or_of_another_size_stops_the_run(server):
     Path("web/t/001.tar").unlink()
     with pytest.raises(ValueError, match=r"001\.tar: no such file\. Correct the address, or the i"):
         stream.records[2]
-    assert not list(Path("c/shards").glob(".partial-*"))
+    assert not list(Path("c/fetched").glob(".partial-*"))
 
 
 def test_the_cache_is_too_small(server):
@@ -231,11 +231,36 @@ def test_what_is_not_finished_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no"):
         cache.get("a", fail)
     assert [p for p in tmp_path.iterdir() if not p.name.startswith(".lock")] == []
-    (tmp_path / ".partial-old").write_bytes(b"half")
-
-    os.utime(tmp_path / ".partial-old", (0, 0))
+    old = tmp_path / f".partial-{'0' * 32}"
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
     cache.get("b", write(1))
-    assert not (tmp_path / ".partial-old").exists()
+    assert not old.exists()
+
+
+def test_files_of_others_are_never_removed(tmp_path):
+    others = [tmp_path / name for name in ("000.tar", "0" * 31, ".partial-000.tar", "notes")]
+    for path in others:
+        path.write_bytes(bytes(60))
+        os.utime(path, (0, 0))
+    cache = Cache(tmp_path, limit=100)
+    paths = [cache.get(name, write(40)) for name in "ab"]
+    assert all(path.exists() for path in (*others, *paths))  # nor do they count
+    cache.get("c", write(40))
+    assert [path.exists() for path in (*others, *paths)] == [True] * 4 + [False, True]
+
+
+def test_shards_of_ones_own_in_the_cache_folder_stay(server):
+    write_tars(Path("web/t"), [2, 2])
+    write_index(Path("web/t"), {"000.tar": 2, "001.tar": 2})
+    for name in ("shards", "fetched"):
+        write_tars(Path(f"laion/{name}"), [9])
+    for number in range(40):
+        write(4000)(Path(f"laion/shards/{number}"))
+    stream = open_stream([{"source": f"{server.url}/t/index.json"}], cache="laion", cache_gb=5e-5)
+    assert isinstance(stream.records[3], Record)
+    assert len(list(Path("laion/shards").iterdir())) == 41
+    assert Path("laion/fetched/000.tar").is_file()
 
 
 def test_a_file_is_made_once_by_many_at_a_time(tmp_path):
@@ -256,7 +281,7 @@ def test_a_shard_that_the_cache_removed_is_fetched_again(server):
     write_index(Path("web/t"), {"000.tar": 2, "001.tar": 2})
     stream = open_stream([{"source": f"{server.url}/t/index.json"}], cache="c")
     assert isinstance(stream.records[3], Record)
-    for path in Path("c/shards").glob("[!.]*"):
+    for path in Path("c/fetched").glob("[!.]*"):
         path.unlink()
     assert stream.records[3].captions == ("picture 3",)
     assert server.asked["t/001.tar"] == 2
