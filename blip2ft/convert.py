@@ -10,8 +10,6 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -21,6 +19,12 @@ from transformers import (
 
 from blip2ft.models.build import check_free, fill, name_end_tokens, processor_of, save_whole
 from blip2ft.models.clip_vision import CLIP_ACT, class_for, is_clip
+from blip2ft.models.language_source import (
+    LANGUAGE,
+    check_vocabulary,
+    end_with_line_break,
+    read_language,
+)
 from blip2ft.models.lavis import (
     COPIES,
     POSITION_IDS,
@@ -36,14 +40,12 @@ from blip2ft.models.load import complete_tokens
 from blip2ft.models.original import compare, read_original, report_differences
 from blip2ft.models.original_vision import CLIP_HEAD_WIDTH, original_sizes
 from blip2ft.models.retriever import Retriever
-from blip2ft.models.source import check_weights, explained, read_config
+from blip2ft.models.source import explained, read_config
 
 logger = logging.getLogger(__name__)
 
-LANGUAGE = "language_model."
 # Language models that the original's captioning models are built on, by family.
 LANGUAGE_MODELS = {"opt": "facebook/opt-2.7b", "t5": "google/flan-t5-xl"}
-_LANGUAGE_CLASSES = {"opt": AutoModelForCausalLM, "t5": AutoModelForSeq2SeqLM}
 
 
 class Conversion(NamedTuple):
@@ -97,7 +99,7 @@ def to_folder(
 
     mapped, unused = _account(original, model, family, str(checkpoint), has_language, allow_partial)
     if source is not None and not has_language:
-        mapped |= _language_weights(family, source)
+        mapped |= read_language(source)[1]
     new = fill(model, mapped, seed=0)
     if new:
         logger.warning(
@@ -228,12 +230,7 @@ def _settings(
             f"the checkpoint belongs to a language model of type {family!r}, but {source} is of "
             f"type {kind!r}; pass one such as {LANGUAGE_MODELS[family]}"
         )
-    # where a folder has no tokenizer, AutoTokenizer makes up one of a few tokens
-    if len(tokenizer) < text.vocab_size // 2:
-        raise ValueError(
-            f"{source or config} has no tokenizer, or another model's: it knows {len(tokenizer)} "
-            f"tokens, the embedding {text.vocab_size}; add the files of the right one"
-        )
+    check_vocabulary(source or config, tokenizer, text.vocab_size)
     if family == "stage1":
         start = tokenizer.bos_token_id
         if start is None or start >= text.vocab_size:
@@ -243,14 +240,7 @@ def _settings(
                 'tokenizer.add_special_tokens({"bos_token": "[DEC]"})'
             )
     elif family == "opt":
-        # LAVIS models/blip2_models/blip2_opt.py, __init__: a line break ends a caption
-        ends = tokenizer("\n", add_special_tokens=False)["input_ids"]
-        if len(ends) != 1:
-            raise ValueError(
-                f'the tokenizer of {source} splits the line break "\\n", which ends captions, into '
-                f"{len(ends)} tokens; pass OPT's own, such as {LANGUAGE_MODELS[family]}"
-            )
-        text.eos_token_id = ends[0]
+        end_with_line_break(str(source), tokenizer, text)
     return settings, tokenizer
 
 
@@ -292,15 +282,6 @@ def _account(
     except ValueError as error:
         raise ValueError(f"can't convert {name}: {error}") from None
     return to_transformers(fitting, family), unused
-
-
-def _language_weights(family: str, source: str) -> dict[str, Tensor]:
-    with explained(source):
-        model, info = _LANGUAGE_CLASSES[family].from_pretrained(
-            source, dtype="auto", trust_remote_code=False, output_loading_info=True
-        )
-    check_weights(source, info)
-    return {LANGUAGE + name: tensor for name, tensor in model.state_dict().items()}
 
 
 def _read_folder(folder: Path, with_language_model: bool) -> dict[str, Tensor]:

@@ -90,7 +90,12 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
     )
     samples = caption_pairs(
-        train_source, augment, config.prompt, config.seed, prefix_lm=config.prefix_lm
+        train_source,
+        augment,
+        config.prompt,
+        config.seed,
+        prefix_lm=config.prefix_lm,
+        max_words=config.data.max_target_tokens,
     )
     feed = make_feed(
         train_source,

@@ -22,9 +22,9 @@ fi
 
 # recipe RECIPE CONFIG FOLDER [OPTIONS]: run a recipe to its end, from where it stopped
 recipe() {
-    [ -d "$3/adapter" ] && return
+    [ -f "$3/adapter/blip2ft.json" ] && return
     local resume=false
-    [ -e "$3" ] && resume=true
+    [ -f "$3/config.yaml" ] && resume=true
     python "recipes/$1.py" --config "recipes/pretrain/$2.yaml" --output "$3" \
         --data.stream.sources "[{source: '$out/shards/*.tar'}]" \
         --train.resume "$resume" "${few_train_steps[@]}" "${@:4}"
@@ -74,6 +74,6 @@ recipe caption stage2_tiny "$out/no-stage1" --model.name "$out/no-stage1-start"
 
 python scripts/gather_tiny_metrics.py "$out" "$out/metrics.json"
 if [ -z "${STEPS:-}" ]; then
-    cp "$out/stage1-model"/* data/tiny-retriever/
+    cp "$out/stage1-model"/* "$out/metrics.json" data/tiny-retriever/
     cp "$out/stage2-opt-model"/* "$out/metrics.json" data/tiny-blip2/
 fi

@@ -64,6 +64,14 @@ def make_part(options: argparse.Namespace, make: Callable[[Path], dict[str, Any]
     there.
     """
     if options.out.exists():
+        made = json.loads((options.out / "metrics.json").read_text(encoding="utf-8"))
+        if (made["seed"], made["steps"]) != (options.seed, options.steps):
+            print(
+                f"error: {options.out} was made with seed {made['seed']} and {made['steps']} "
+                "steps; remove it, or choose another folder",
+                file=sys.stderr,
+            )
+            return 2
         print(f"{options.out} is there already")
         return 0
     if options.steps < 1 or options.seed < 0:

@@ -1,16 +1,12 @@
 """The starts of the two pre-training stages, put together from checkpoints (paper, section 3)."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BertConfig,
     Blip2Config,
@@ -23,16 +19,16 @@ from transformers import (
 from blip2ft.models.bert import Bert, for_queries, read_bert, with_rows
 from blip2ft.models.build import check_free, fill, name_end_tokens, processor_of, save_whole
 from blip2ft.models.clip_vision import class_for
+from blip2ft.models.language_source import check_vocabulary, end_with_line_break, read_language
 from blip2ft.models.load import complete_tokens, load_retriever
 from blip2ft.models.parts import count_parameters
 from blip2ft.models.retriever import Retriever
-from blip2ft.models.source import check_weights, explained
+from blip2ft.models.source import explained
 from blip2ft.models.vision_source import VisionSource, read_vision
 
 logger = logging.getLogger(__name__)
 
 START_TOKEN = "[DEC]"  # of ITG: LAVIS models/blip2_models/blip2.py, init_tokenizer
-LANGUAGE = "language_model."
 
 
 class Assembly(NamedTuple):
@@ -196,12 +192,7 @@ def _bert_tokenizer(name: str, config: BertConfig) -> Any:
     """BERT's tokenizer with the start token of ITG."""
     with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    if not config.vocab_size // 2 < len(tokenizer) <= config.vocab_size:
-        raise ValueError(
-            f"{name}: the tokenizer knows {len(tokenizer)} tokens and the embedding has "
-            f"{config.vocab_size}; the vocabulary is another model's, or missing: put BERT's own "
-            "beside the weights"
-        )
+    check_vocabulary(name, tokenizer, config.vocab_size)
     tokenizer.add_special_tokens({"bos_token": START_TOKEN})
     return tokenizer
 
@@ -225,40 +216,16 @@ def _reads_text(name: str) -> bool:
 
 def _with_language(config: Blip2Config, name: str) -> tuple[Blip2Config, dict[str, Tensor], Any]:
     """The config of stage 2's model, the language model's tensors, and its tokenizer."""
+    text, tensors = read_language(name)
     with explained(name):
-        text = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        written = [*(text.architectures or ())]
-        generates = any(a.endswith(("ForCausalLM", "ForConditionalGeneration")) for a in written)
-        if not generates or hasattr(text, "vision_config"):
-            raise ValueError(
-                f"it is a {text.model_type!r} of class {', '.join(written) or 'unknown'}, and "
-                "stage 2 needs a model that generates text from text, such as facebook/opt-2.7b "
-                "or google/flan-t5-xl"
-            )
-        kind = AutoModelForSeq2SeqLM if text.is_encoder_decoder else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model, info = kind.from_pretrained(
-            name, dtype="auto", trust_remote_code=False, output_loading_info=True
-        )
-    check_weights(name, info)
-    if not text.vocab_size // 2 < len(tokenizer) <= text.vocab_size:
-        raise ValueError(
-            f"{name}: the tokenizer knows {len(tokenizer)} tokens and the embedding has "
-            f"{text.vocab_size}; the vocabulary is another model's, or missing: put its own beside "
-            "the weights"
-        )
+    check_vocabulary(name, tokenizer, text.vocab_size)
     if text.model_type == "opt":
-        # LAVIS models/blip2_models/blip2_opt.py, __init__: a line break ends a caption
-        ends = tokenizer("\n", add_special_tokens=False)["input_ids"]
-        if len(ends) == 1:
-            text.eos_token_id = ends[0]
-        else:
-            logger.warning('%s has no token for "\\n", so captions end with its own end', name)
+        end_with_line_break(name, tokenizer, text)
     # from the start: the config derives settings of its own from the language model's
     qformer = config.qformer_config.to_dict() | {"use_qformer_text_input": False}
     joined = Blip2Config.from_dict(
         config.to_dict()
         | {"text_config": text.to_dict(), "qformer_config": qformer, "architectures": None}
     )
-    tensors: Mapping[str, Tensor] = model.state_dict()
-    return joined, {LANGUAGE + key: tensor for key, tensor in tensors.items()}, tokenizer
+    return joined, tensors, tokenizer

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, BertConfig
 
+from blip2ft.models.lavis import renamed
 from blip2ft.models.source import explained
 
 # Ours on the right; # is a number, * is what follows. The first that fits counts.
@@ -63,7 +64,13 @@ def read_bert(name: str) -> Bert:
     found = {key: tensor.detach() for key, tensor in bert.named_parameters()}
     if any(key.startswith("cls.predictions.transform") for key in missing):
         found = {key: tensor for key, tensor in found.items() if not key.startswith("cls.")}
-    tensors = {_renamed(key): tensor for key, tensor in found.items() if key != _SEGMENTS}
+    tensors = {}
+    for key, tensor in found.items():
+        ours = renamed(key, NAMES, 0)
+        if ours is not None:
+            tensors[ours] = tensor
+        elif key != _SEGMENTS:
+            raise ValueError(f"{name}: {key!r} is no tensor of a BERT; use another checkpoint")
     tensors[POSITIONS] = tensors[POSITIONS] + found[_SEGMENTS][0]
     return Bert(config, tensors)
 
@@ -84,12 +91,3 @@ def with_rows(tensors: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
         if key in tensors:
             grown[key] = functional.pad(tensors[key], (*pad, max(0, rows - len(tensors[key]))))
     return grown
-
-
-def _renamed(name: str) -> str:
-    for theirs, ours in NAMES:
-        pattern = re.escape(theirs).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)")
-        found = re.fullmatch(pattern, name)
-        if found:
-            return re.sub(r"[#*]", "{}", ours).format(*found.groups())
-    raise ValueError(f"{name!r} is no tensor of a BERT that is known here; use another checkpoint")

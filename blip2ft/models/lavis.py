@@ -125,7 +125,7 @@ def family_of(names: Iterable[str]) -> str:
 def encoder_of(names: Collection[str]) -> str | None:
     """Which image encoder the original's tensors `names` are of; None where they have none."""
     for encoder in ENCODER_NAMES:
-        if any(_renamed(name, ENCODER_NAMES[encoder], 0) for name in names):
+        if any(renamed(name, ENCODER_NAMES[encoder], 0) for name in names):
             return encoder
     return None
 
@@ -133,15 +133,19 @@ def encoder_of(names: Collection[str]) -> str | None:
 def transformers_name(name: str, family: str) -> str | None:
     """transformers' name of the original's tensor `name`; None where it has no counterpart."""
     table = (*NAMES, *FAMILY_NAMES[family], *ENCODER_NAMES["eva"], *ENCODER_NAMES["clip"])
-    return _renamed(name, table, 0)
+    return renamed(name, table, 0)
 
 
 def lavis_name(name: str, family: str, encoder: str = "eva") -> str | None:
     """The original's name of transformers' tensor `name`; None where it has no counterpart."""
-    return _renamed(name, (*NAMES, *FAMILY_NAMES[family], *ENCODER_NAMES[encoder]), 1)
+    return renamed(name, (*NAMES, *FAMILY_NAMES[family], *ENCODER_NAMES[encoder]), 1)
 
 
-def _renamed(name: str, table: Iterable[tuple[str, str]], side: int) -> str | None:
+def renamed(name: str, table: Iterable[tuple[str, str]], side: int) -> str | None:
+    """The other name of `name`, which stands on `side` (0 or 1) of a pair of `table`.
+
+    # is a number, * what follows. The first that fits counts; None where none does.
+    """
     for pair in table:
         pattern = re.escape(pair[side]).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)")
         found = re.fullmatch(pattern, name)

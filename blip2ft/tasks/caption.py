@@ -34,6 +34,7 @@ class CaptionPairs(Dataset):
     images: ImageTexts
     prompt: str
     prefix_lm: bool
+    max_words: int
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,7 +45,7 @@ class CaptionPairs(Dataset):
             return found
         if not self.prefix_lm:
             return Sample(found.pixels, self.prompt, found.text)
-        words = found.text.split()
+        words = found.text.split()[: self.max_words]
         # 1: another draw than those of the augmentation, for the same sample
         rng = np.random.default_rng([self.images.seed, key.epoch, key.sample, 1])
         cut = int(rng.integers(max(1, len(words))))
@@ -59,13 +60,16 @@ def caption_pairs(
     seed: int,
     *,
     prefix_lm: bool = False,
+    max_words: int = 64,
 ) -> CaptionPairs:
     """The training samples of `source`: see `image_texts`.
 
     prefix_lm: cut each caption before any of its words, drawn evenly; what is before joins the
       prompt (section 3.2: the prefix is the encoder's, the suffix the decoder's).
+    max_words: with prefix_lm, words of a caption that are used; without, its tokens are counted
+      when a batch is made.
     """
-    return CaptionPairs(image_texts(source, transform, seed), prompt, prefix_lm)
+    return CaptionPairs(image_texts(source, transform, seed), prompt, prefix_lm, max_words)
 
 
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

@@ -190,8 +190,8 @@ def test_parts_of_the_wrong_kind_are_refused(
     for wrong, message in (
         ({"vision": bert_folder, "bert": bert_folder}, "'bert', which has no image encoder"),
         ({"vision": opt_folder, "bert": language_folder}, "it is a 'opt', and a Q-Former starts"),
-        (both | {"language": bert_folder}, "BertForMaskedLM, and stage 2 needs a model that gene"),
-        (both | {"language": opt_folder}, "stage 2 needs a model that generates text from text"),
+        (both | {"language": bert_folder}, "BertForMaskedLM, and a model that generates text"),
+        (both | {"language": opt_folder}, "and a model that generates text from text is needed"),
         ({"vision": opt_folder}, "give vision and bert for a new Q-Former, or stage1"),
         (both | {"stage1": stage1_folder}, "give vision and bert for a new Q-Former, or stage1"),
         ({"stage1": stage1_folder}, "is a retriever already; give the language"),
@@ -216,7 +216,7 @@ def test_a_vocabulary_of_another_model_is_refused(
         AutoTokenizer.from_pretrained(other).save_pretrained(mixed)
         parts = {"vision": opt_folder, "bert": bert_folder, "language": language_folder}
         parts["bert" if source == bert_folder else "language"] = mixed
-        with pytest.raises(ValueError, match="the vocabulary is another model's, or missing"):
+        with pytest.raises(ValueError, match="no tokenizer, or another model's: it knows"):
             assemble(tmp_path / "out", **parts, num_query_tokens=3)
 
 

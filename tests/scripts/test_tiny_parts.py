@@ -106,8 +106,11 @@ def test_a_part_is_made_once_and_whole(tmp_path):
     assert json.loads((out / "metrics.json").read_text())["steps"] == 2
     assert (out / "model.safetensors").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["part"]
-    again = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True)
+    again = subprocess.run([*command, "--steps", "2"], capture_output=True, text=True)
     assert (again.returncode, again.stdout) == (0, f"{out} is there already\n")
+    other = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "was made with seed 0 and 2 steps; remove it" in other.stderr
 
 
 def test_the_parts_can_be_put_together(tmp_path):

@@ -177,5 +177,9 @@ def test_a_caption_is_cut_anew_every_epoch_and_never_after_its_last_word(photo_f
             assert cut.target
             assert pairs[key].prompt == cut.prompt
             cuts.add((sample, len(cut.prompt.split()) - 3))
+    few = caption_pairs(records, transform, "the photo of", 5, prefix_lm=True, max_words=2)
+    assert {len(f"{few[Key(e, 0)].prompt} {few[Key(e, 0)].target}".split()) for e in range(9)} == {
+        5
+    }
     words = {sample: len(whole[Key(0, sample)].target.split()) for sample in range(len(whole))}
     assert cuts == {(sample, cut) for sample, count in words.items() for cut in range(count)}
