@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import Blip2ForImageTextRetrieval
 
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.pairs import pair_layout
+from blip2ft.models.adapter_set import Adapters
 from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
 from blip2ft.models.load import end_token_id, load_captioner, load_retriever
 from blip2ft.models.retriever import Retriever
@@ -50,6 +52,40 @@ def load_finetuned(
     Returns model, processor and description.
     """
     folder = adapter_folder(Path(run))
+    model, processor, description = _load_base_of(folder, dtype, base, revision)
+    load_trained(model, folder)
+    return model.eval(), processor, description
+
+
+def load_mixed(
+    runs: Mapping[Path, float],
+    *,
+    dtype: torch.dtype = torch.float32,
+    base: str | None = None,
+    revision: str | None = None,
+) -> tuple[Adapters, Any, dict[str, Any]]:
+    """The base of some runs with all their adapters on it, mixed by their weights.
+
+    The adapters go by the names that `runs` gives them; the further arguments are those of
+    `load_finetuned`. Returns the adapters, on their model, the processor, and the description of
+    the first run, whose prompt and decoding are used.
+
+    Raises ValueError for runs of different bases, classes or image sizes.
+    """
+    folders = {str(run): adapter_folder(Path(run)) for run in runs}
+    first, *_ = folders.values()
+    model, processor, description = _load_base_of(first, dtype, base, revision)
+    identity = {key: description.get(key) for key in ("base", "revision", "stage1")}
+    adapters = Adapters(model.eval(), **identity)
+    for name, folder in folders.items():
+        adapters.load(folder, name)
+    adapters.mix({str(run): weight for run, weight in runs.items()})
+    return adapters, processor, description
+
+
+def _load_base_of(
+    folder: Path, dtype: torch.dtype, base: str | None, revision: str | None
+) -> tuple[Any, Any, dict[str, Any]]:
     description = read_description(folder)
     gone = Path(description["base"])
     if base is None and gone.is_absolute() and not gone.exists():
@@ -61,8 +97,7 @@ def load_finetuned(
         revision = description["revision"]
     options = {"revision": revision, "image_size": description["image_size"], "dtype": dtype}
     model, processor = _load_base(base or description["base"], description, options)
-    load_trained(model, folder)
-    return model.eval(), processor, description
+    return model, processor, description
 
 
 def _load_base(name: str, description: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:

@@ -344,6 +344,24 @@ def test_the_adapter_changes_the_answer(blip2ft_main, run_folder, opt_folder, ph
     assert rows(base)[0]["caption"] != rows(tuned)[0]["caption"]
 
 
+def test_several_adapters_are_mixed(blip2ft_main, run_folder, photo_folder, tmp_path):
+    line = ("caption", photo_folder / "photo0.jpg", "--num-beams", "1", "--max-new-tokens", "6")
+    tuned = blip2ft_main(*line, "--adapter", run_folder)[1]
+    twin = shutil.copytree(run_folder, tmp_path / "lr=3")  # a name with an = is a name
+    halves = ("--adapter", f"{run_folder}=0.5", "--adapter", f"{twin}=0.5")
+    status, mixed, err = blip2ft_main(*line, *halves)
+    assert status == 0, err
+    assert mixed == tuned
+    assert blip2ft_main(*line, "--adapter", twin)[1] == tuned
+    plain = blip2ft_main(*line, "--adapter", f"{run_folder}=0")[1]
+    assert plain != tuned
+    twice = blip2ft_main(*line, "--adapter", run_folder, "--adapter", f"{run_folder}=2")
+    assert twice[0] == 2
+    assert "--adapter names a run twice" in twice[2]
+    unread = blip2ft_main(*line, "--adapter", f"{run_folder}=much")
+    assert "'much' behind the = is no number" in unread[2]
+
+
 def test_a_base_that_moved_is_given_with_the_adapter(
     blip2ft_main, asked, run_folder, opt_folder, photo_folder, tmp_path
 ):

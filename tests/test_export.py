@@ -30,9 +30,9 @@ BEAMS = {"num_beams": 3, "max_new_tokens": 5, "length_penalty": 0.5, "batch_size
 RUNS = {
     "opt-lora": ("opt_folder", LORA, 28, {}, "fp32"),
     "opt-full": ("opt_folder", FULL, 28, {}, "fp32"),
-    "opt-larger": ("opt_folder", SOME, 42, {"rslora": True}, "fp32"),
+    "opt-larger": ("opt_folder", SOME, 42, {"rslora": True, "init": "olora"}, "fp32"),
     "opt-bf16": ("opt_folder", LORA, 28, {}, "bf16"),
-    "t5-lora": ("t5_folder", LORA, 28, {"dora": True}, "fp32"),
+    "t5-lora": ("t5_folder", LORA, 28, {"dora": True, "init": "pissa"}, "fp32"),
     "t5-full": ("t5_folder", FULL, 28, {}, "fp32"),
 }
 EXACT = [name for name, (*_, dtype) in RUNS.items() if dtype == "fp32"]

@@ -26,11 +26,31 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def weighted_path(text: str) -> tuple[Path, float]:
+    """RUN, or RUN=WEIGHT; a folder may have an = in its name."""
+    name, equals, weight = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        return Path(name), float(weight)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no folder, and {weight!r} behind the = is no number"
+        ) from None
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options by which `load_for_answers` finds a model."""
     parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--adapter", type=Path, help="a run, or its adapter folder")
+    parser.add_argument(
+        "--adapter",
+        type=weighted_path,
+        action="append",
+        metavar="RUN[=WEIGHT]",
+        help="a run, or its adapter folder; several are mixed, each with weight 1 where none is "
+        "given, and asked with the first one's prompt and decoding",
+    )
 
 
 def add_decoding_options(
@@ -57,7 +77,7 @@ def load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str,
     import torch
 
     from blip2ft.captioner import default_device
-    from blip2ft.export import DTYPES, load_finetuned
+    from blip2ft.export import DTYPES, load_finetuned, load_mixed
     from blip2ft.models.adapters import DESCRIPTION_FILE
     from blip2ft.models.source import read_config
     from blip2ft.models.vqa import load_vqa
@@ -67,12 +87,19 @@ def load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str,
     auto = torch.bfloat16 if half else torch.float32
     dtype = auto if arguments.dtype == "auto" else DTYPES[arguments.dtype]
     if arguments.adapter:
-        model, processor, description = load_finetuned(
-            arguments.adapter, dtype=dtype, base=arguments.model, revision=arguments.revision
-        )
+        runs = dict(arguments.adapter)
+        if len(runs) < len(arguments.adapter):
+            raise ValueError("--adapter names a run twice; give it once, with one weight")
+        found = {"dtype": dtype, "base": arguments.model, "revision": arguments.revision}
+        first, *_ = runs
+        if runs == {first: 1.0}:
+            model, processor, description = load_finetuned(first, **found)
+        else:
+            adapters, processor, description = load_mixed(runs, **found)
+            model = adapters.model
         if description["task"] == "retrieval":
             raise ValueError(
-                f"{arguments.adapter} compares images and texts and writes none; search with it: "
+                f"{first} compares images and texts and writes none; search with it: "
                 "blip2ft index, blip2ft search"
             )
     else:

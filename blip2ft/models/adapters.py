@@ -194,7 +194,7 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     origin = f"it was trained on {description.get('base')!r} at {description.get('image_size')} px"
     full = load_file(full_path) if full_path.is_file() else {}
     own = dict(model.named_parameters())
-    _check_fit(full_path, full, {name: own[name] for name in full if name in own}, origin)
+    check_fit(full_path, full, {name: own[name] for name in full if name in own}, origin)
     if lora_path.is_file():
         state = load_file(lora_path)
         state = {name.removeprefix("base_model.model."): t for name, t in state.items()}
@@ -206,7 +206,7 @@ def load_trained(model: nn.Module, folder: Path) -> None:
             ) from error
         try:
             places = get_peft_model_state_dict(model, save_embedding_layers=False)
-            _check_fit(lora_path, state, places, origin)
+            check_fit(lora_path, state, places, origin)
         except ValueError:
             _take_off_lora(model)
             raise
@@ -216,7 +216,7 @@ def load_trained(model: nn.Module, folder: Path) -> None:
             own[name].copy_(tensor)
 
 
-def _check_fit(
+def check_fit(
     path: Path, state: Mapping[str, Tensor], places: Mapping[str, Tensor], origin: str
 ) -> None:
     """Raise ValueError where the tensors of a file and their places in the model differ."""
