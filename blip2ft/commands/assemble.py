@@ -19,7 +19,7 @@ def add_assemble(commands: Any) -> None:
         _assemble,
     )
     parser.epilog = (
-        "Stage 1 starts from --vision and --bert, stage 2 from --stage1 and --language or, to leave "
+        "Stage 1 starts from --vision and --bert, stage 2 from --stage1 and --language; to leave "
         "stage 1 out, from --vision, --bert and --language. Each is a hub id or a folder."
     )
     parser.add_argument(
