@@ -62,7 +62,7 @@ def capfilt(
 
     Args:
         source: Tars or Parquet files, as a stream reads them: see `open_source`, also for split,
-            image_column and caption_column. In tars, captions may be missing.
+            image_column and caption_column. Captions may be missing.
         out: New, or a folder that was begun with the same source, models and rules.
         captioner: Hub id, folder or run of a model that captions.
         scorer: Hub id, folder or run of a model that compares images with texts.
@@ -93,6 +93,7 @@ def capfilt(
         split=split,
         image_column=image_column,
         caption_column=caption_column,
+        require_captions=False,
     )
     names = shard_names(opened.shards)
     sizes = {n: [s.samples, s.size] for n, s in zip(names, opened.shards, strict=True)}

@@ -359,14 +359,17 @@ def test_what_cannot_be_read_is_left_out_and_named(run, tmp_path):
         "d.json": b"{",
         "e.jpg": picture(3),
         "e.json": b'{"caption": 7}',
+        "g.jpg": picture(4),
+        "g.txt": b"a red <image>",
     }
     tar = write_tar(tmp_path / "web/0.tar", files)
     write_tar(tmp_path / "web/1.tar", {"f.jpg": b"", "f.txt": b"a dog"})
     counts = run(tmp_path / "web", batch_size=2)
-    assert (counts.samples, counts.skipped) == (1, 5)
+    assert (counts.samples, counts.skipped) == (1, 6)
     lines = [json.loads(x) for x in (tmp_path / "out/skipped.jsonl").read_text().splitlines()]
-    assert [line["origin"] for line in lines[:4]] == [f"{tar}: {key}" for key in "bcde"]
-    reasons = ["not an image that", "no image", "its .json can't be read", "isn't text", "empty"]
+    assert [line["origin"] for line in lines[:5]] == [f"{tar}: {key}" for key in "bcdeg"]
+    reasons = ["not an image that", "no image", "its .json can't be read", "isn't text", "<image>"]
+    reasons.append("empty")
     for line, reason in zip(lines, reasons, strict=True):
         assert reason in line["reason"]
     assert list(told(tmp_path / "out/0.tar")) == ["a"]
@@ -397,14 +400,30 @@ def test_parquet_files_become_tars(run, tmp_path, ids):
         columns["image_id"] = [f"id {i}" for i in range(5)]
     pq.write_table(pa.table(columns), tmp_path / "web.parquet")
     counts = run(tmp_path / "web.parquet")
-    assert (counts.samples, counts.skipped) == (4, 1)  # one has no caption
+    assert (counts.samples, counts.skipped) == (5, 0)
     files = read_tar(tmp_path / "out/web.tar")
     assert files["000000000.jpg"] == rows[0]["bytes"]
     assert files["000000001.png"] == rows[1]["bytes"]
     records = read_records(tmp_path / "out")
-    assert [r.image_id for r in records] == [f"id {i}" if ids else f"{i:09}" for i in range(4)]
-    assert [record.fields["size"] for record in records] == [3, 4, 5, 6]
+    assert [r.image_id for r in records] == [f"id {i}" if ids else f"{i:09}" for i in range(5)]
+    assert [record.fields["size"] for record in records] == [3, 4, 5, 6, 7]
+    assert records[4].fields["web_captions"] == []  # those of a model alone
     assert records[2].fields["web_captions"] == [WORDS[2]]
+
+
+def test_a_parquet_file_needs_no_captions(run, tmp_path):
+    rows = [{"bytes": picture(i), "path": None} for i in range(2)]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "web.parquet")
+    counts = run(tmp_path / "web.parquet")
+    assert (counts.samples, counts.web) == (2, 0)
+    assert len(read_records(tmp_path / "out")) == 2
+
+
+def test_half_a_character_in_another_field_is_kept(run, tmp_path):
+    text = b'{"caption": "a red cat", "page": "\\ud83d"}'
+    write_tar(tmp_path / "web.tar", {"a.jpg": picture(1), "a.json": text})
+    run(tmp_path / "web.tar")
+    assert told(tmp_path / "out/web.tar")["a"]["page"] == "\ud83d"
 
 
 def test_pieces_of_a_parquet_file_are_tars_of_their_own(run, tmp_path, monkeypatch):

@@ -242,6 +242,13 @@ def test_a_folder_with_something_else_is_refused(shard):
     assert "photos/captions.csv is a file; choose a folder" in err
 
 
+def test_half_a_character_in_a_field_is_kept():
+    with open("photos/table.jsonl", "w") as file:
+        file.write('{"image": "0.png", "caption": "a cat", "page": "\\ud83d"}\n')
+    write_shards("photos/table.jsonl", "out")
+    assert read_records("out")[0].fields == {"page": "\ud83d"}
+
+
 def test_numbers_below_1_are_refused():
     with pytest.raises(ValueError, match="image_size is 0: it must be at least 1"):
         write_shards("photos/captions.csv", "out", image_size=0)

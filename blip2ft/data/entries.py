@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 5  # places named for each kind of problem; the rest are counted
+SHOWN_TEXT = 60  # characters of a caption
 CAPTION_COLUMNS = ("caption", "captions", "text")
 ID_COLUMN = "image_id"
+IMAGE_TOKEN = "<image>"  # in the place of an image in what models read: no caption may hold it
 # A table's row, what it has for the image, where it is, and the folder that its path starts from.
 TableRow = tuple[Mapping[str, Any], Any, str, Path]
 
@@ -201,6 +203,12 @@ def check_captions(value: Any, origin: str, required: bool, problems: Problems) 
                 f"{place} ({type(caption).__name__})",
                 "A caption is a string, or a list of strings.",
             )
+        elif not _is_unicode(caption):
+            problems.add(
+                "the caption isn't Unicode",
+                f"{place} ({caption[:SHOWN_TEXT]!a})",
+                "It holds half of a surrogate pair, which no file can; write the character.",
+            )
         elif stripped := caption.strip():
             captions.append(stripped)
         elif required:
@@ -208,6 +216,15 @@ def check_captions(value: Any, origin: str, required: bool, problems: Problems) 
     if several and not value and required:
         problems.add("empty caption", origin, "Write a caption there, or remove it.")
     return tuple(captions)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether there are bytes for it: JSON may spell half a character, such as "\\ud83d"."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode_text(path: Path) -> str:

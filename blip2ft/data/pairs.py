@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from blip2ft.data.entries import IMAGE_TOKEN
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -33,10 +35,12 @@ class PairLayout:
     max_tokens: int = 35
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; ValueError for an empty one."""
+        """Token ids of each text; ValueError for an empty one, and for one with the image token."""
         for text in texts:
             if not text.strip():
                 raise ValueError("an empty text can't be compared with images; leave it out")
+            if IMAGE_TOKEN in text:
+                raise ValueError(f"the text {text!r} holds the image token; take it out")
         cut = {"truncation": True, "max_length": self.max_tokens}
         return self.tokenizer(list(texts), **cut)["input_ids"]
 

@@ -5,14 +5,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from blip2ft.data.broken import Broken
 from blip2ft.data.cache import Cache
 from blip2ft.data.counts import fingerprint
-from blip2ft.data.entries import ID_COLUMN, Columns, Problems, Request, check_captions, find_columns
+from blip2ft.data.entries import (
+    ID_COLUMN,
+    IMAGE_TOKEN,
+    Columns,
+    Problems,
+    Request,
+    check_captions,
+    find_columns,
+)
 from blip2ft.data.records import Record
 from blip2ft.data.remote import download, is_remote, persist
 from blip2ft.data.row_groups import Rows, unpack
@@ -47,6 +55,20 @@ class Source:
         return int(self.sizes.sum())
 
 
+class Found(NamedTuple):
+    """A record and what else its sample holds.
+
+    key: the sample's name in its shard; named: whether the id is its own; extension: the image
+    file's, "" where nothing tells it; others: all other files of the sample, by extension.
+    """
+
+    record: Record
+    key: str
+    named: bool
+    extension: str
+    others: Mapping[str, bytes]
+
+
 class Records:
     """Every sample of the sources by its number, as a `Record`, or `Broken` with the reason.
 
@@ -64,11 +86,16 @@ class Records:
         return int(self.ends[-1])
 
     def __getitem__(self, number: int) -> Record | Broken:
+        found = self.find(number)
+        return found if isinstance(found, Broken) else found.record
+
+    def find(self, number: int) -> Found | Broken:
+        """A record with all that its sample holds."""
         index = self.shard_of(number)
         start = int(self.ends[index - 1]) if index else 0
         for tried in range(1, TRIES + 1):
             try:
-                return self.fetch(index)[number - start]
+                return self.fetch(index).find(number - start)
             except FileNotFoundError:  # the cache made room meanwhile
                 self._opened.pop(index, None)
                 if tried == TRIES:
@@ -88,7 +115,7 @@ class Records:
         """The shard that a sample is in, numbered through all sources."""
         return int(np.searchsorted(self.ends, number, side="right"))
 
-    def fetch(self, index: int) -> "Tar | _Rows | _Damaged":
+    def fetch(self, index: int) -> "_Tar | _Rows | _Damaged":
         """A shard, opened; it is in the cache then, if it wasn't here."""
         if index in self._opened:
             self._opened.move_to_end(index)
@@ -102,7 +129,7 @@ class Records:
         return opened
 
 
-def open_shard(source: Source, shard: Shard, cache: Cache) -> "Tar | _Rows | _Damaged":
+def open_shard(source: Source, shard: Shard, cache: Cache) -> "_Tar | _Rows | _Damaged":
     """The samples of one shard, fetched and unpacked where it has to be.
 
     Raises ValueError where it can't be fetched, and FileNotFoundError where it isn't there.
@@ -115,7 +142,7 @@ def open_shard(source: Source, shard: Shard, cache: Cache) -> "Tar | _Rows | _Da
         return _Damaged(shard.url, str(error))
 
 
-def _open_tar(request: Request, shard: Shard, cache: Cache) -> "Tar":
+def _open_tar(request: Request, shard: Shard, cache: Cache) -> "_Tar":
     path = Path(shard.url)
     if is_remote(shard.url):
         fetch = partial(download, shard.url, size=shard.size)
@@ -129,7 +156,7 @@ def _open_tar(request: Request, shard: Shard, cache: Cache) -> "Tar":
             f"{len(starts) - 1} samples in it, but {shard.samples} by its index; write the index "
             "anew: blip2ft shard --index"
         )
-    return Tar(shard.url, path, starts, request)
+    return _Tar(shard.url, path, starts, request)
 
 
 def _open_rows(request: Request, shard: Shard, cache: Cache) -> "_Rows":
@@ -151,7 +178,7 @@ def _open_rows(request: Request, shard: Shard, cache: Cache) -> "_Rows":
         raise _DamagedError(f"rows from {shard.row} on can't be unpacked: {error}") from error
     if len(rows) != shard.samples:
         raise _DamagedError(f"{len(rows)} rows in it, where {shard.samples} were; it was changed")
-    return _Rows(shard, rows, find_columns(rows.names, request, shard.url))
+    return _Rows(shard, rows, find_columns(rows.names, request, shard.url), request)
 
 
 class _DamagedError(Exception):
@@ -163,28 +190,33 @@ class _Damaged:
     url: str
     reason: str
 
-    def __getitem__(self, index: int) -> Broken:
+    def find(self, index: int) -> Broken:
         return Broken(f"{self.url}: sample {index}", self.reason)
 
 
 @dataclass(frozen=True)
-class Tar:
+class _Tar:
     url: str
     path: Path
     starts: np.ndarray
     request: Request
 
-    def __getitem__(self, index: int) -> Record | Broken:
+    def find(self, index: int) -> Found | Broken:
         origin = f"{self.url}: sample {index}"
         try:
             sample = read_sample(self.path, int(self.starts[index]), int(self.starts[index + 1]))
             origin = f"{self.url}: {sample.key}"
-            image = sample.data[image_extension(sample, self.request)]
-            identity, captions, fields = texts_of(sample, self.request)
+            extension = image_extension(sample, self.request)
+            own, captions, fields = texts_of(sample, self.request)
         except ValueError as error:
             return Broken(origin, str(error))
-        identity = sample.key if identity is None else identity
-        return record_of(image, identity, captions, origin, fields)
+        identity = sample.key if own is None else own
+        image = sample.data[extension]
+        record = record_of(image, identity, captions, origin, fields, self.request)
+        if isinstance(record, Broken):
+            return record
+        others = {e: data for e, data in sample.data.items() if e not in (extension, "json")}
+        return Found(record, sample.key, own is not None, extension, others)
 
 
 @dataclass(frozen=True)
@@ -192,9 +224,11 @@ class _Rows:
     shard: Shard
     rows: Rows
     columns: Columns
+    request: Request
 
-    def __getitem__(self, index: int) -> Record | Broken:
-        origin = f"{self.shard.url}: row {self.shard.row + index}"
+    def find(self, index: int) -> Found | Broken:
+        number = self.shard.row + index
+        origin = f"{self.shard.url}: row {number}"
         fields = self.rows[index]
         image = fields.pop(self.columns.image)
         data = image.get("bytes") if isinstance(image, dict) else image
@@ -202,18 +236,31 @@ class _Rows:
             return Broken(origin, "the row holds no image")
         captions = fields.pop(self.columns.caption) if self.columns.caption else None
         identity = fields.pop(ID_COLUMN, None)
-        identity = identity if type(identity) in (str, int) else self.shard.row + index
-        return record_of(data, identity, captions, origin, fields)
+        own = type(identity) in (str, int)
+        record = record_of(
+            data, identity if own else number, captions, origin, fields, self.request
+        )
+        if isinstance(record, Broken):
+            return record
+        return Found(record, f"{number:09d}", own, "", {})
 
 
 def record_of(
-    image: bytes, identity: str | int, captions: Any, origin: str, fields: Mapping[str, Any]
+    image: bytes,
+    identity: str | int,
+    captions: Any,
+    origin: str,
+    fields: Mapping[str, Any],
+    request: Request,
 ) -> Record | Broken:
-    """A record with those captions that aren't empty, or `Broken` without any."""
+    """A record with those captions that aren't empty, or `Broken` where they can't be read, or
+    there are none and some are required."""
     problems = Problems(origin)
     said = check_captions(captions, origin, False, problems)
     if problems.counts:
         return Broken(origin, next(what for what, _ in problems.places))
-    if not said:
+    if not said and request.require_captions:
         return Broken(origin, "no caption, or an empty one")
+    if any(IMAGE_TOKEN in caption for caption in said):
+        return Broken(origin, f"a caption holds {IMAGE_TOKEN}, which stands for an image")
     return Record(image, identity, said, origin, fields)

@@ -65,7 +65,7 @@ def write_shard(
                 reason = str(error).removeprefix("an image of ").removeprefix(f"{record.origin}: ")
                 broken.append({"origin": record.origin, "reason": reason})
                 continue
-            text = json.dumps(texts(record), ensure_ascii=False, default=str).encode()
+            text = json.dumps(texts(record), default=str).encode()
             for member, content in ((extension, data), ("json", text)):
                 info = tarfile.TarInfo(f"{key:09d}.{member}")  # time 0, owner 0
                 info.size = len(content)

@@ -72,6 +72,7 @@ def open_source(
     caption_column: str | None = None,
     repeat: bool = True,
     revision: str | None = None,
+    require_captions: bool = True,
 ) -> Source:
     """The shards of one source.
 
@@ -87,10 +88,11 @@ def open_source(
             takes caption, captions or text, and for tars .txt.
         repeat: Whether samples may come again once all were drawn.
         revision: Branch, tag or commit of a dataset on the hub.
+        require_captions: Whether a sample without a caption is broken.
 
     Raises ValueError as `find_shards` does.
     """
-    request = Request(split, image_column, caption_column, None, True, revision)
+    request = Request(split, image_column, caption_column, None, require_captions, revision)
     kind, shards = find_shards(source, format=format, request=request, cache=cache)
     if not shards:
         raise ValueError(f"{source}: its shards hold no samples. Give others.")

@@ -134,6 +134,6 @@ def choose_captions(image: WebImage, candidates: Sequence[Candidate], rules: Rul
         "candidates": [asdict(candidate) for candidate in candidates],
     }
     # a Parquet file may hold what JSON has no word for, such as dates
-    text = json.dumps(fields, ensure_ascii=False, default=str)
+    text = json.dumps(fields, default=str)
     files = {image.extension: image.image, "json": text.encode(), **image.others}
     return Outcome(counts, {f"{image.key}.{name}": data for name, data in files.items()})

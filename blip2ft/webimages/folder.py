@@ -161,9 +161,7 @@ def finish(out: Path, names: Sequence[str]) -> bool:
         if (out / INDEX).is_file() or not all((out / name).is_file() for name in names):
             return False
         stats = {name: json.loads(_stats_of(out, name).read_text()) for name in names}
-        lines = (
-            json.dumps(s, ensure_ascii=False) for name in names for s in stats[name]["skipped"]
-        )
+        lines = (json.dumps(s) for name in names for s in stats[name]["skipped"])
         _write(out / SKIPPED, "".join(f"{line}\n" for line in lines))
         write_index(
             out,

@@ -38,6 +38,11 @@ def test_an_empty_text_is_refused(loaded):
         pair_layout(*loaded, 8).ids(["a cat", "  "])
 
 
+def test_a_text_with_the_image_token_is_refused(loaded):
+    with pytest.raises(ValueError, match=r"the text 'my <image>\.' holds the image token; take it"):
+        pair_layout(*loaded, 8).ids(["a cat", "my <image>."])
+
+
 @pytest.mark.parametrize("tokens", [2, 33])
 def test_more_tokens_than_positions_are_refused(loaded, tokens):
     with pytest.raises(ValueError, match="the Q-Former reads texts of 3 to 32 tokens"):

@@ -267,16 +267,19 @@ def test_broken_samples_say_what_is_wrong_with_them():
         "5.jpg": png(5), "5.txt": b" ",
         "6.jpg": b"not an image", "6.txt": b"a cat",
         "7.jpg": photo.getvalue()[:1000], "7.txt": b"a cat",
+        "8.jpg": png(8), "8.txt": b"a cat <image>",
+        "9.jpg": png(9), "9.json": b'{"captions": ["a dog", "a dog \\ud83d"]}',
     }  # fmt: skip
     write_tar(Path("x.tar"), files)
     samples = image_texts(stream_of("x.tar"), AUGMENT, 0)
-    broken = [samples[Key(0, i)] for i in range(1, 8)]
-    assert [item.origin for item in broken] == [f"x.tar: {i}" for i in range(1, 8)]
+    broken = [samples[Key(0, i)] for i in range(1, 10)]
+    assert [item.origin for item in broken] == [f"x.tar: {i}" for i in range(1, 10)]
     for item, reason in zip(
         broken,
         (
             "no image jpg", "its .txt isn't UTF-8", "its .json can't be read", "holds list, not an",
             "no caption", "not an image that can be read (it starts", "the image is damaged or cut",
+            "a caption holds <image>, which stands for an image", "the caption isn't Unicode",
         ),
         strict=True,
     ):  # fmt: skip

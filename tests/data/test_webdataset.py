@@ -70,6 +70,15 @@ def test_captions_need_not_be_there():
         read_records("x.tar")
 
 
+def test_half_a_character_in_a_caption_is_refused():
+    write_tar(Path("x.tar"), {"1.png": png(1), "1.json": b'{"caption": "a cat \\ud83d"}'})
+    with pytest.raises(
+        ValueError,
+        match=r"caption isn't Unicode \(1\): x\.tar: 1 \('a cat \\ud83d'\)\. It holds half",
+    ):
+        read_records("x.tar")
+
+
 def test_all_that_is_wrong_is_said_at_once():
     files = {
         "1.txt": b"a cat",
