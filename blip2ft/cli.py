@@ -16,6 +16,7 @@ from blip2ft.commands.convert import add_convert
 from blip2ft.commands.export import add_export
 from blip2ft.commands.inspect import add_inspect
 from blip2ft.commands.photos import add_index, add_search
+from blip2ft.commands.plan import add_plan
 from blip2ft.commands.score import add_score
 from blip2ft.commands.shard import add_shard
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_assemble,
         add_capfilt,
         add_inspect,
+        add_plan,
     ):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)

@@ -1,0 +1,94 @@
+"""How long a run is: its samples, steps and hours, and what it leaves on disk."""
+
+import glob
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blip2ft.data.order import Order
+from blip2ft.data.patterns import expand_braces
+from blip2ft.data.questions import read_questions
+from blip2ft.data.remote import is_remote
+from blip2ft.tasks.caption import caption_pairs
+from blip2ft.tasks.retrieval import image_text_pairs
+from blip2ft.tasks.vqa import answer_samples
+from blip2ft.training.feed import open_source
+
+STATE = 8 + 4  # of AdamW and the weight itself, bytes
+
+
+def count_samples(task: str, settings: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Samples of an epoch, or None; and where the number is from, or why there is none.
+
+    Only data that lies here is read.
+    """
+    data = settings["data"]
+    transform: Any = None
+    try:
+        if task == "vqa":
+            sources = data["train"]
+            if missing := [s["source"] for s in sources if not _is_here(s["source"])]:
+                return None, f"{missing[0]} isn't here"
+            questions = [question for s in sources for question in read_questions(**s)]
+            samples: Any = answer_samples(
+                questions, transform, settings["prompt"], 0, answers=data["answers"]
+            )
+            return len(samples), "counted"
+        named = [data["train"]] if data["train"] else (data["stream"] or {}).get("sources", [])
+        if missing := [s["source"] for s in named if not _is_here(s["source"])]:
+            return None, f"{missing[0]} isn't here"
+        source = open_source(data["train"], data["stream"])
+        if task == "retrieval":
+            return len(image_text_pairs(source, transform, 0)), "counted"
+        return len(caption_pairs(source, transform, settings["prompt"], 0)), "counted"
+    except OSError as error:
+        return None, str(error)
+
+
+def _is_here(source: str) -> bool:
+    if is_remote(source):
+        return False
+    return any(glob.glob(pattern) or Path(pattern).exists() for pattern in expand_braces(source))
+
+
+def count_steps(
+    train: Mapping[str, Any], samples: int | None, *, stream: bool
+) -> tuple[int | None, float | None]:
+    """Optimizer steps and passes over the samples, as far as they are known."""
+    batch, steps = train["batch_size"], None
+    if stream and train["max_steps"] is not None:
+        steps = train["max_steps"]
+    elif samples is not None:
+        steps = Order(samples, batch, 0).steps(train["epochs"])
+        steps = min(steps, train["max_steps"] or steps)
+    if steps is None or not samples:
+        return steps, None
+    return steps, steps * batch / samples
+
+
+def speed_of(run: Path) -> float:
+    """Images a second of an earlier run, all its processes together: the median of its log."""
+    path = run / "log.jsonl"
+    if not path.is_file():
+        raise ValueError(f"--like {run} has no log.jsonl; give the folder of a run that trained")
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
+    if not speeds:
+        raise ValueError(f"{path} has no images_per_second; give a run that took some steps")
+    return statistics.median(speeds)
+
+
+def disk(settings: Mapping[str, Any], trained: int) -> dict[str, int]:
+    """Bytes that the run writes: checkpoints at most, what was trained, shards that are kept."""
+    kept = settings["train"]["keep_checkpoints"] + 1  # beside the newest the best
+    stream = settings["data"].get("stream")
+    away = stream is not None and any(is_remote(s["source"]) for s in stream["sources"])
+    return {
+        "checkpoint": STATE * trained,
+        # a new one is whole before an old one is removed
+        "checkpoints": (kept + 1) * STATE * trained,
+        "adapter": 4 * trained,
+        "cache": int(stream["cache_gb"] * 10**9) if away else 0,
+    }

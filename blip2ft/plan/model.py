@@ -1,0 +1,168 @@
+"""The model that a run will train, as its recipe builds it, on the meta device."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate.utils.operations import convert_outputs_to_fp32
+from torch import nn
+from transformers import (
+    AutoConfig,
+    Blip2ForConditionalGeneration,
+    InstructBlipForConditionalGeneration,
+    PreTrainedConfig,
+)
+
+from blip2ft.models.adapters import attach_lora
+from blip2ft.models.clip_vision import class_for
+from blip2ft.models.parts import (
+    PARTS,
+    check_parts,
+    checkpoint_gradients,
+    modules_of,
+    part_of,
+    set_train_mode,
+    set_trainable,
+)
+from blip2ft.models.resolution import resize_image_input
+from blip2ft.models.retriever import Retriever
+from blip2ft.models.source import is_retriever, read_config
+from blip2ft.models.vqa import instruct_config
+from blip2ft.plan.packed import PackedLinear, pack
+from blip2ft.training.processes import frozen_dtype
+
+BERT = (30_523, 512)  # words, with [DEC], and positions
+# What of a LoRA's settings its size depends on.
+LORA = ("r", "alpha", "dropout", "dora", "rslora")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What of a run's settings shapes its model.
+
+    config: the checkpoint's, of the model that is trained. precision: fp32, bf16 or fp16. Other
+    fields: as the recipes' settings.
+    """
+
+    task: str
+    config: PreTrainedConfig
+    precision: str
+    image_size: int | None
+    checkpointing: tuple[str, ...]
+    parts: Mapping[str, str]
+    lora: Mapping[str, Any]
+    quantize: Mapping[str, str]
+    objectives: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.precision]
+
+    @property
+    def pixels(self) -> int:
+        return self.image_size or self.config.vision_config.image_size
+
+
+def read_model_config(task: str, settings: Mapping[str, Any], notes: list[str]) -> PreTrainedConfig:
+    """The config of the model that `settings` train; what had to be assumed is added to `notes`."""
+    name, revision = settings["model"]["name"], settings["model"]["revision"]
+    types = ("blip-2", "instructblip") if task == "vqa" else ("blip-2",)
+    config = read_config(name, revision, types)
+    if is_retriever(config) != (task == "retrieval"):
+        has = "no language model" if is_retriever(config) else "a language model to generate text"
+        raise ValueError(
+            f"{name} has {has}, so it isn't what a {task} run starts from; pass --task, or another "
+            "model.name"
+        )
+    if task == "vqa" and settings["question_in_qformer"] and config.model_type == "blip-2":
+        config = instruct_config(config, *_text_branch(settings["stage1"], notes))
+    if task == "retrieval" and config.qformer_config.bos_token_id is None:
+        config.qformer_config.bos_token_id = config.qformer_config.vocab_size - 1
+    if getattr(config, "image_token_index", None) is None and task != "retrieval":
+        config.image_token_index = config.text_config.vocab_size - 1
+    return config
+
+
+def _text_branch(stage1: str | None, notes: list[str]) -> tuple[int, int]:
+    if stage1 is None:
+        raise ValueError(
+            "question_in_qformer needs stage1, a checkpoint to take the text branch from; set it, "
+            "or question_in_qformer to false"
+        )
+    try:
+        source = AutoConfig.from_pretrained(stage1, trust_remote_code=False)
+    except (OSError, ValueError):
+        notes.append(f"the config of {stage1} can't be read; BERT's {BERT[0]:,} words are assumed")
+        return BERT
+    text = getattr(source, "qformer_config", source)
+    return text.vocab_size, text.max_position_embeddings
+
+
+def build(setup: Setup) -> Any:
+    """The model in train mode, without values, as `accelerate` prepares it."""
+    check_parts(setup.parts, setup.quantize)
+    asked = "no" if setup.precision == "fp32" else setup.precision
+    accelerator: Any = SimpleNamespace(mixed_precision=asked)
+    frozen = frozen_dtype(accelerator, setup.config)
+    kind: Any = Retriever if setup.task == "retrieval" else Blip2ForConditionalGeneration
+    if setup.config.model_type == "instructblip":
+        kind = InstructBlipForConditionalGeneration
+    own_size = setup.config.vision_config.image_size
+    with torch.device("meta"):
+        model = class_for(kind, setup.config)(setup.config)
+        if setup.task == "retrieval":
+            model.objectives = dict(setup.objectives)
+        if setup.image_size is not None:
+            resize_image_input(model, setup.image_size)
+            setup.config.vision_config.image_size = own_size  # it is the checkpoint's, and ours
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        for part, bits in setup.quantize.items():
+            for module in modules_of(model, part):
+                pack(module, bits, head)
+        attach_lora(model, setup.parts, **{key: setup.lora[key] for key in LORA})
+    set_trainable(model, setup.parts, frozen)
+    for _, parameter in getattr(model, "unused_parameters", lambda: ())():
+        parameter.requires_grad_(False)
+    checkpoint_gradients(model, setup.checkpointing)
+    set_train_mode(model)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("no parameter trains; set a part to full or lora")
+    if setup.precision != "fp32":
+        model.forward = convert_outputs_to_fp32(model.forward)
+    return model
+
+
+@dataclass(frozen=True)
+class PartWeights:
+    """Parameters of a part and their bytes.
+
+    trained, frozen: parameters. size: bytes of all. dtypes: of which they are.
+    """
+
+    trained: int
+    frozen: int
+    size: int
+    dtypes: tuple[str, ...]
+
+
+def weigh(model: nn.Module) -> dict[str, PartWeights]:
+    """The weights of each part that the model has, as the run holds them on a GPU."""
+    packed = {id(m.weight): m for m in model.modules() if isinstance(m, PackedLinear)}
+    trained, frozen, size = Counter[str](), Counter[str](), Counter[str]()
+    dtypes = defaultdict[str, set[str]](set)
+    for name, parameter in model.named_parameters():
+        part, module = part_of(name), packed.get(id(parameter))
+        (trained if parameter.requires_grad else frozen)[part] += parameter.numel()
+        size[part] += parameter.nbytes if module is None else module.packed_bytes()
+        dtypes[part].add(str(parameter.dtype)[6:] if module is None else module.kind)
+    for name, buffer in model.named_buffers():
+        size[part_of(name)] += buffer.nbytes
+    return {
+        part: PartWeights(trained[part], frozen[part], size[part], tuple(sorted(dtypes[part])))
+        for part in PARTS
+        if part in dtypes
+    }

@@ -1,0 +1,219 @@
+"""The plan of a run: from its settings to memory, largest micro-batch, steps, time and disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
+from blip2ft.data.order import Order
+from blip2ft.models.source import is_retriever, read_config
+from blip2ft.parse import parse_config
+from blip2ft.plan.batch import TextLength, text_length
+from blip2ft.plan.gpu import Gpu
+from blip2ft.plan.length import count_samples, count_steps, disk
+from blip2ft.plan.memory import Memory, Rehearsed, rehearse_sizes
+from blip2ft.plan.model import Setup, read_model_config
+from blip2ft.plan.switches import Switch, try_switches, worth_it
+from blip2ft.training.settings import check_settings
+
+CONFIGS: dict[str, Any] = {
+    "caption": CaptionConfig,
+    "retrieval": RetrievalConfig,
+    "vqa": VqaConfig,
+}
+# Settings that only one task has.
+OWN = {"objectives": "retrieval", "itg_head": "retrieval", "search": "retrieval"}
+OWN |= {"question_in_qformer": "vqa", "stage1": "vqa", "candidates": "vqa"}
+OWN |= {"prefix_lm": "caption"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    memory: at `micro_batch_size`, of each of `processes`. largest: the largest micro-batch that
+    fits `gpu`; 0 where none does, None without a GPU. steps, passes, hours, samples: None where
+    they are unknown; samples_from says where they are from. disk: bytes. notes: what was assumed.
+    """
+
+    setup: Setup
+    model: str
+    text: str
+    memory: Memory
+    micro_batch_size: int
+    batch_size: int
+    processes: int
+    accumulation: int
+    gpu: Gpu | None
+    largest: int | None
+    samples: int | None
+    samples_from: str
+    steps: int | None
+    passes: float | None
+    hours: float | None
+    disk: Mapping[str, int]
+    switches: Sequence[Switch]
+    notes: Sequence[str]
+
+
+def read_settings(config: str, overrides: Sequence[str], task: str | None) -> tuple[str, Any]:
+    """The task and all settings of a recipe's YAML with its overrides; ValueError as the recipe's.
+
+    Without `task` it is told from the settings that only one task has, from the prompt or from the
+    model.
+    """
+    if not Path(config).is_file():
+        raise ValueError(f"--config {config}: there is no such file; give a recipe's YAML")
+    argv = ["--config", config, *overrides]
+    task = task or _task_of(config, argv)
+    settings, _ = parse_config(CONFIGS[task], argv, f"recipes/{task}.py")
+    found = asdict(settings)
+    check_settings(found)
+    return task, found
+
+
+def _task_of(config: str, argv: Sequence[str]) -> str:
+    keys = _top_level(config) | {word[2:].split(".")[0] for word in argv if word.startswith("--")}
+    told = {OWN[key] for key in keys if key in OWN}
+    if len(told) == 1:
+        return told.pop()
+    fits = {}
+    for task, kind in CONFIGS.items():
+        try:
+            fits[task], _ = parse_config(kind, argv, "")
+        except ValueError:
+            continue
+    if len(fits) == 1:
+        return next(iter(fits))
+    if not fits:  # the recipe's own words say what is wrong
+        named = [task for task in CONFIGS if task in Path(config).parts]
+        return named[0] if named else "caption"
+    if "{}" in getattr(fits.get("vqa"), "prompt", "") and "prompt" in keys:
+        return "vqa"
+    model = next(iter(fits.values())).model
+    return "retrieval" if is_retriever(read_config(model.name, model.revision)) else "caption"
+
+
+def _top_level(config: str) -> set[str]:
+    try:
+        read = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return set()  # told by the parser, in clear words
+    return set(read) if isinstance(read, dict) else set()
+
+
+def make_plan(
+    task: str,
+    settings: Mapping[str, Any],
+    *,
+    gpu: Gpu | None = None,
+    processes: int = 1,
+    samples: int | None = None,
+    tokens: int | None = None,
+    speed: float | None = None,
+) -> Plan:
+    """Plan a run of `task`.
+
+    gpu: of each process. samples: of an epoch, instead of counting them. tokens: of the longest
+    text with its prompt. speed: images a second of all processes together.
+
+    Raises ValueError for settings that the recipe refuses too.
+    """
+    if settings.get("evaluate_only"):
+        raise ValueError(
+            "evaluate_only is true, so nothing is trained and there is nothing to plan; set it to "
+            "false to plan a training run"
+        )
+    notes: list[str] = []
+    setup, text = _setup(task, settings, gpu, notes, tokens)
+    train = settings["train"]
+    micro, batch = train["micro_batch_size"], train["batch_size"]
+    order = Order(samples or 1, batch, settings["seed"])
+    accumulation = order.accumulation(processes, micro)
+    share = batch // processes
+    if micro > share:
+        notes.append(f"micro_batch_size is {micro}, but a process has {share} of a step")
+        micro = share
+    elif share % micro:
+        notes.append(f"the last micro-batch of a step has {share % micro} samples")
+    waiting = 0
+    if settings.get("objectives", {}).get("cache_itc") and accumulation > 1:
+        waiting = share * 3 * setup.pixels**2 * 4  # all micro-batches of the step, as pixels
+
+    rehearsed = rehearse_sizes(setup, text)
+    how: dict[str, Any] = {"processes": processes, "waiting": waiting}
+    memory = rehearsed.memory(micro, accumulates=accumulation > 1, **how)
+    switches = try_switches(setup, text, memory, micro, accumulates=accumulation > 1, **how)
+    if micro > 1:
+        half = micro // 2
+        halved = rehearsed.memory(half, accumulates=True, **how)
+        option = f"--train.micro_batch_size {half}"
+        switches.append(Switch(option, memory.total - halved.total, halved.total))
+
+    where = "given"
+    if samples is None:
+        samples, where = count_samples(task, settings)
+    stream = settings["data"].get("stream") is not None
+    steps, passes = count_steps(train, samples, stream=stream)
+    hours = None if speed is None or steps is None else steps * batch / speed / 3600
+    largest = None if gpu is None else _largest(rehearsed, gpu, share, how)
+    return Plan(
+        setup=setup,
+        model=settings["model"]["name"],
+        text=text.told(setup),
+        memory=memory,
+        micro_batch_size=micro,
+        batch_size=batch,
+        processes=processes,
+        accumulation=accumulation,
+        gpu=gpu,
+        largest=largest,
+        samples=samples,
+        samples_from=where,
+        steps=steps,
+        passes=passes,
+        hours=hours,
+        disk=disk(settings, memory.trained),
+        switches=worth_it(switches, memory),
+        notes=notes,
+    )
+
+
+def _setup(
+    task: str, settings: Mapping[str, Any], gpu: Gpu | None, notes: list[str], tokens: int | None
+) -> tuple[Setup, TextLength]:
+    model, objectives = settings["model"], settings.get("objectives", {})
+    precision = model["precision"]
+    if precision == "auto":
+        precision = "fp32" if gpu is not None and not gpu.bf16 else "bf16"
+    if precision == "bf16" and gpu is not None and not gpu.bf16:
+        raise ValueError("model.precision is bf16, which this GPU lacks; use fp32 or fp16")
+    setup = Setup(
+        task=task,
+        config=read_model_config(task, settings, notes),
+        precision=precision,
+        image_size=model["image_size"],
+        checkpointing=tuple(model["gradient_checkpointing"]),
+        parts=settings["parts"],
+        lora=settings["lora"],
+        quantize=settings["quantize"],
+        objectives={name: objectives[name] for name in ("itc", "itm", "itg") if objectives},
+    )
+    longest = settings["data"]["max_target_tokens"]
+    return setup, text_length(setup, settings.get("prompt", ""), longest, tokens)
+
+
+def _largest(rehearsed: Rehearsed, gpu: Gpu, share: int, how: Mapping[str, Any]) -> int:
+    """The largest micro-batch that fits; `share` is all that a process has of a step."""
+
+    def fits(size: int) -> bool:
+        return rehearsed.memory(size, accumulates=size < share, **how).total <= gpu.size
+
+    low, high = 0, share
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

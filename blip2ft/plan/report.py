@@ -1,0 +1,153 @@
+"""A plan as text for a person, and as JSON for a program."""
+
+from typing import Any
+
+from blip2ft.models.parts import PARTS
+from blip2ft.plan.gpu import CONTEXT, FRAGMENTS, GB
+from blip2ft.plan.plan import Plan
+
+COLUMNS = f"{'':<13}{'mode':<8}{'held in':<15}"
+
+
+def as_text(plan: Plan) -> str:
+    """The tables of a plan, in GB of 10^9 bytes."""
+    memory, setup = plan.memory, plan.setup
+    lines = [
+        f"{setup.task} with {plan.model}, {setup.precision}, {setup.pixels} px, longest text: "
+        f"{plan.text}",
+        "",
+        f"memory of one GPU in GB (10^9 bytes), micro-batch {plan.micro_batch_size}",
+        f"{COLUMNS}{'weights':>9}{'gradients':>11}{'AdamW':>8}{'activations':>13}",
+    ]
+    all_trained = max(1, memory.trained)
+    for part in PARTS:
+        if part not in memory.parts:
+            continue
+        row = memory.parts[part]
+        held = "+".join(_short(dtype) for dtype in row.dtypes)
+        gradients = memory.gradients * row.trained / all_trained
+        lines.append(
+            f"{part:<13}{setup.parts[part]:<8}{held:<15}{_gb(row.size):>9}{_gb(gradients):>11}"
+            f"{_gb(8 * row.trained):>8}{_gb(memory.activations.get(part, 0)):>13}"
+        )
+    activations = sum(memory.activations.values())
+    lines.append(
+        f"{'all parts':<36}{_gb(memory.weights):>9}{_gb(memory.gradients):>11}"
+        f"{_gb(memory.optimizer):>8}{_gb(activations):>13}"
+    )
+    for name, size in (
+        (f"trained weights in {setup.precision}, kept by autocast", memory.casts),
+        ("batch and loss", memory.loss),
+        ("gradients on their way to other processes (DDP)", memory.buckets),
+        ("CUDA's context and workspaces: a constant, not measured", memory.context),
+        (f"what the allocator can't use: {FRAGMENTS:.0%}, a guess, not measured", memory.fragments),
+    ):
+        if size:
+            lines.append(f"{name:<69}{_gb(size):>8}")
+    lines.append(f"{'peak of a step':<69}{_gb(memory.total):>8}")
+    lines += ["", *_fit(plan), *_length(plan), *_disk(plan)]
+    if plan.switches:
+        lines += ["", "what would save memory, each alone"]
+        for switch in plan.switches:
+            lines.append(
+                f"  {switch.option:<60}{'-' + _gb(switch.saves):>9}  ->{_gb(switch.total):>8}"
+            )
+    lines += ["", *(f"note: {note}" for note in plan.notes)] if plan.notes else []
+    return "\n".join(lines)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan in bytes, counts and hours; null is unknown."""
+    memory = plan.memory
+    return {
+        "task": plan.setup.task,
+        "model": plan.model,
+        "precision": plan.setup.precision,
+        "image_size": plan.setup.pixels,
+        "longest_text": plan.text,
+        "memory": {
+            "total": memory.total,
+            "weights": {part: row.size for part, row in memory.parts.items()},
+            "dtypes": {part: list(row.dtypes) for part, row in memory.parts.items()},
+            "gradients": memory.gradients,
+            "optimizer": memory.optimizer,
+            "activations": dict(memory.activations),
+            "autocast": memory.casts,
+            "batch_and_loss": memory.loss,
+            "ddp_buckets": memory.buckets,
+            "cuda_context": memory.context,
+            "fragments": memory.fragments,
+        },
+        "trained": {part: row.trained for part, row in memory.parts.items()},
+        "micro_batch_size": plan.micro_batch_size,
+        "batch_size": plan.batch_size,
+        "processes": plan.processes,
+        "accumulation": plan.accumulation,
+        "gpu": None if plan.gpu is None else plan.gpu.size,
+        "largest_micro_batch": plan.largest,
+        "samples": plan.samples,
+        "steps": plan.steps,
+        "epochs": plan.passes,
+        "hours": plan.hours,
+        "disk": dict(plan.disk),
+        "switches": [
+            {"option": switch.option, "saves": switch.saves, "total": switch.total}
+            for switch in plan.switches
+        ],
+        "notes": list(plan.notes),
+        "not_measured": {"cuda_context": CONTEXT, "fragments": FRAGMENTS},
+    }
+
+
+def _fit(plan: Plan) -> list[str]:
+    batch = (
+        f"step         {plan.batch_size} samples: {plan.processes} processes x "
+        f"{plan.accumulation} micro-batches of {plan.micro_batch_size}"
+    )
+    if plan.gpu is None:
+        return [batch, "fits         pass --gpu, such as 24GB or a100-40, to know"]
+    size, free = plan.gpu.size, plan.gpu.size - plan.memory.total
+    verdict = f"yes, {_gb(free)} GB spare" if free >= 0 else f"no, {_gb(-free)} GB too much"
+    share = plan.batch_size // plan.processes
+    if not plan.largest:
+        largest = "largest      not even a micro-batch of 1 fits"
+    else:
+        waits = -(-share // plan.largest)
+        also = ": all that a process has of a step" if plan.largest == share else ""
+        largest = f"largest      micro-batch {plan.largest}, accumulating {waits}{also}"
+    return [batch, f"fits         {_gb(size)} GB: {verdict}", largest]
+
+
+def _length(plan: Plan) -> list[str]:
+    if plan.steps is None:
+        steps = f"unknown: give --samples N ({plan.samples_from})"
+    else:
+        steps = f"{plan.steps:,}"
+        if plan.passes is not None:
+            steps += f", {plan.passes:.1f} epochs of {plan.samples:,} samples"
+    if plan.hours is not None:
+        time = f"{plan.hours:.1f} h of training; evaluations and checkpoints come on top"
+    elif plan.steps is None:
+        time = "unknown, as the steps are"
+    else:
+        time = "unknown: give --images-per-second X, or --like RUN for an earlier run's"
+    return [f"steps        {steps}", f"time         {time}"]
+
+
+def _disk(plan: Plan) -> list[str]:
+    disk = plan.disk
+    text = (
+        f"{_gb(disk['checkpoint'])} GB a checkpoint, at most {_gb(disk['checkpoints'])} GB of "
+        f"them; adapter {_gb(disk['adapter'])} GB"
+    )
+    if disk["cache"]:
+        text += f"; shards in the cache up to {_gb(disk['cache'])} GB"
+    return [f"disk         {text}"]
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.2f}"
+
+
+def _short(dtype: str) -> str:
+    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype)

@@ -1,0 +1,172 @@
+"""`blip2ft plan`: every recipe can be planned, and what is wrong is told in clear words."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import blip2ft.plan.plan
+from blip2ft.cli import main
+from blip2ft.plan.gpu import read_gpu
+from blip2ft.plan.plan import make_plan, read_settings
+from blip2ft.plan.report import as_text
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/*.yaml"))
+TRAINING = [path for path in RECIPES if not yaml.safe_load(path.read_text()).get("evaluate_only")]
+TINY = ("--train.batch_size", "8", "--train.micro_batch_size", "2", "--data.max_target_tokens", "9")
+
+
+@pytest.fixture
+def config(opt_folder, photo_folder, tmp_path) -> Path:
+    path = tmp_path / "run.yaml"
+    source = {"source": str(photo_folder / "captions.csv")}
+    settings = {
+        "output": str(tmp_path / "run"),
+        "model": {"name": str(opt_folder)},
+        "data": {"train": source, "validation": source},
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def no_switches(monkeypatch):
+    monkeypatch.setattr(blip2ft.plan.plan, "try_switches", lambda *_, **__: [])
+
+
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", *map(str, words)])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_can_be_planned(
+    path, opt_folder, retriever_folder, monkeypatch, tmp_path, no_switches
+):
+    monkeypatch.chdir(tmp_path)  # no data, and no model by its name
+    text = path.read_text()
+    task = "caption"
+    if "recipes/retrieval.py" in text or path.parent.name == "retrieval" or "stage1_" in path.name:
+        task = "retrieval"
+    elif path.parent.name == "vqa":
+        task = "vqa"
+    folder = retriever_folder if task == "retrieval" else opt_folder
+    overrides = ["--model.name", str(folder), "--model.image_size", "28"]
+    if task == "retrieval":
+        overrides += ["--data.max_target_tokens", "24"]
+    if task == "vqa":
+        overrides += ["--stage1", str(retriever_folder)]
+    found, settings = read_settings(str(path), overrides, None)
+    assert found == task
+    plan = make_plan(task, settings, gpu=read_gpu("24GB"), samples=1000)
+    train = settings["train"]
+    steps = train["max_steps"] or math.ceil(1000 * train["epochs"] / train["batch_size"])
+    assert plan.steps == steps
+    assert plan.memory.total > 0
+    assert plan.largest == train["batch_size"]
+    assert "peak of a step" in as_text(plan)
+
+
+def test_a_plan_as_json_adds_up_and_counts_what_is_here(config, capsys):
+    code, out, err = run(capsys, "--config", config, "--gpu", "1GB", "--json", *TINY)
+    assert (code, err) == (0, "")
+    plan = json.loads(out)
+    memory = plan["memory"]
+    assert memory["total"] == sum(
+        sum(value.values()) if isinstance(value, dict) else value
+        for name, value in memory.items()
+        if name not in ("total", "dtypes")
+    )
+    assert plan["samples"] == 8
+    assert plan["steps"] == 5  # 5 epochs of 8 in batches of 8
+    assert (plan["micro_batch_size"], plan["accumulation"]) == (2, 4)
+    assert plan["largest_micro_batch"] == 8
+    assert plan["hours"] is None
+    trained = sum(plan["trained"].values())
+    assert plan["disk"]["checkpoint"] == 12 * trained
+    assert [switch["saves"] for switch in plan["switches"]] == sorted(
+        (switch["saves"] for switch in plan["switches"]), reverse=True
+    )
+
+
+def test_what_is_unknown_is_called_unknown(config, capsys, no_switches):
+    gone = ("--data.train", '{"source": "nowhere.csv"}')
+    code, out, _ = run(capsys, "--config", config, *TINY, *gone)
+    assert code == 0
+    assert "steps        unknown: give --samples N (nowhere.csv isn't here)" in out
+    assert "time         unknown" in out
+    assert "pass --gpu" in out
+
+
+def test_time_is_that_of_a_stated_or_an_earlier_speed(config, capsys, tmp_path, no_switches):
+    words = ("--config", config, *TINY, "--samples", 7200)
+    _, out, _ = run(capsys, *words, "--images-per-second", 10)
+    assert "time         1.0 h" in out
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    rows = [{"step": i, "images_per_second": speed} for i, speed in enumerate((1, 5, 90))]
+    (earlier / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    _, out, _ = run(capsys, *words, "--like", earlier)
+    assert "time         2.0 h" in out
+    code, _, err = run(capsys, *words, "--like", tmp_path / "none")
+    assert code == 2
+    assert "no log.jsonl" in err
+
+
+def test_a_micro_batch_that_leaves_a_rest_is_noted(config, capsys, no_switches):
+    words = ("--train.batch_size", 8, "--train.micro_batch_size", 3, "--tokens", 12)
+    _, out, _ = run(capsys, "--config", config, *words)
+    assert "note: the last micro-batch of a step has 2 samples" in out
+    assert "5 prompt and 7 target tokens" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--gpu", "big"), "error: --gpu is 'big': allowed is a size such as 24GB"),
+        (("--processes", "3"), "train.batch_size 256 can't be shared by 3 processes"),
+        (("--train.epoch", "3"), "did you mean --train.epochs?"),
+        (("--train.epochs", "none"), "train.epochs is 'none'"),
+        (("--model.name", "no/such/model"), "there is no folder no/such/model"),
+        (("--model.name", "some/model"), "it is no folder here, and the hub gave no such model"),
+        (("--model.image_size", "30"), "image size 30 doesn't divide into patches"),
+        (("--task", "retrieval"), "has a language model to generate text"),
+        (("--parts.vision", "lora", "--lora.r", "0"), "lora.r is 0"),
+        (("--evaluate_only", "true", "--task", "vqa"), "data.train"),
+    ],
+)
+def test_what_is_wrong_is_told(config, capsys, words, message):
+    code, out, err = run(capsys, "--config", config, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_a_run_that_trains_nothing_has_no_plan(opt_folder):
+    path = next(path for path in RECIPES if path not in TRAINING)
+    task, settings = read_settings(str(path), ["--model.name", str(opt_folder)], None)
+    assert settings["evaluate_only"]
+    with pytest.raises(ValueError, match="nothing is trained and there is nothing to plan"):
+        make_plan(task, settings)
+
+
+def test_a_missing_config_is_told(capsys):
+    code, _, err = run(capsys, "--config", "none.yaml")
+    assert code == 2
+    assert "--config none.yaml: there is no such file" in err
+
+
+def test_help_needs_no_torch():
+    code = "import sys\nfrom blip2ft.cli import main\ntry:\n    main(['plan', '--help'])\n"
+    code += "finally:\n    assert 'torch' not in sys.modules"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--gpu" in done.stdout
+    assert time.perf_counter() - start < 30

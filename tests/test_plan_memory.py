@@ -1,0 +1,193 @@
+"""What a plan says of memory: known numbers, what a real step keeps, and what each switch does."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from models.test_full_size import QFORMER, VISION, flan_t5_xl, opt_2_7b
+from torch import nn
+from transformers import Blip2Config
+
+from blip2ft.models.source import read_config
+from blip2ft.plan.batch import TextLength, longest_batch, text_length
+from blip2ft.plan.cuda_like import CudaLike
+from blip2ft.plan.gpu import GIB, read_gpu
+from blip2ft.plan.memory import LOSSES, memory_at, rehearse_sizes
+from blip2ft.plan.model import Setup, build, weigh
+from blip2ft.plan.packed import packed_bytes
+from blip2ft.plan.rehearsal import GRADIENTS, rehearse
+
+FULL = {"vision": "full", "qformer": "full", "projection": "full", "language": "frozen"}
+LORA = {"r": 2, "alpha": 4, "dropout": 0.0, "dora": False, "rslora": False}
+ALL = {"itc": 1.0, "itm": 1.0, "itg": 1.0}
+TEXT = TextLength(5, 12)
+
+
+def setup_of(folder, task="caption", **changes) -> Setup:
+    config = read_config(str(folder))
+    setup = Setup(task, config, "fp32", None, (), FULL, LORA, {}, ALL)
+    return replace(setup, **changes)
+
+
+def full_size(text, **changes) -> Setup:
+    config = Blip2Config(
+        vision_config=VISION | {"image_size": 224},
+        qformer_config=QFORMER,
+        text_config=text,
+        num_query_tokens=32,
+        image_token_index=5,
+    )
+    setup = Setup("caption", config, "bf16", 364, ("vision",), FULL, LORA, {})
+    return replace(setup, **changes)
+
+
+def passing(setup: Setup, size: int = 2) -> int:
+    """Bytes of activations at the peak of a step."""
+    memory = memory_at(setup, TEXT, size, accumulates=True, processes=1, waiting=0)
+    return sum(memory.activations.values())
+
+
+def saved_bytes(model: nn.Module, run) -> int:
+    """Bytes of all that autograd keeps of a forward pass, each storage once, weights left out."""
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own and tensor.is_floating_point():
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "trained", "frozen"),
+    [(opt_2_7b, 1_093_674_496, 2_651_678_720), (flan_t5_xl, 1_093_280_768, 2_783_959_040)],
+)
+def test_full_size_weights_are_held_as_the_run_holds_them(text, trained, frozen):
+    parts = weigh(build(full_size(text())))
+    assert sum(part.trained for part in parts.values()) == trained
+    assert parts["language"].frozen == frozen
+    assert parts["language"].size == 2 * frozen  # bf16
+    assert parts["vision"].size == 4 * parts["vision"].trained  # fp32
+
+
+def test_nf4_takes_4_127_bits_of_each_weight_of_linear_layers():
+    parts = weigh(build(full_size(opt_2_7b(), quantize={"language": "nf4"})))
+    packed = sum(
+        p.numel()
+        for n, p in build(full_size(opt_2_7b())).named_parameters()
+        if n.startswith("language_model") and "embed" not in n and "norm" not in n and p.ndim == 2
+    )
+    others = parts["language"].frozen - packed
+    bits = (parts["language"].size - 2 * others) * 8 / packed
+    assert bits == pytest.approx(4.127, abs=0.01)
+    assert parts["language"].dtypes == ("bfloat16", "nf4")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_packed_matrix_is_as_large_as_that_of_bitsandbytes(kind):
+    functional = pytest.importorskip("bitsandbytes").functional
+    weight = torch.randn(160, 192)
+    if kind == "nf4":
+        packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+        nested = state.state2
+        held = [packed, state.absmax, state.code, state.offset, nested.absmax, nested.code]
+    else:
+        held = functional.int8_vectorwise_quant(weight.half())[:2]
+    assert packed_bytes(weight.numel(), 160, kind) == sum(t.nbytes for t in held)
+
+
+@pytest.mark.parametrize("task", ["opt", "t5", "retrieval"])
+def test_a_rehearsal_keeps_the_bytes_that_a_real_step_keeps(task, request):
+    folder = request.getfixturevalue(
+        "retriever_folder" if task == "retrieval" else f"{task}_folder"
+    )
+    setup = setup_of(folder, "retrieval" if task == "retrieval" else "caption")
+    for part in (setup.config.vision_config, setup.config.qformer_config, setup.config.text_config):
+        for name in ("dropout", "dropout_rate", "attention_dropout", "hidden_dropout_prob"):
+            if hasattr(part, name):
+                setattr(part, name, 0.0)
+        if hasattr(part, "attention_probs_dropout_prob"):
+            part.attention_probs_dropout_prob = 0.0
+    batch = longest_batch(setup, TEXT, 2)
+    shapes, real = build(setup), build(setup).to_empty(device="cpu")
+    loss = LOSSES[setup.task]
+    for tensor in (*real.parameters(), *real.buffers()):
+        tensor.data.zero_() if not tensor.is_floating_point() else tensor.data.fill_(0.01)
+    pixels = torch.randn(batch["pixel_values"].shape)
+    measured = saved_bytes(real, lambda: loss(real, {**batch, "pixel_values": pixels}))
+    # the hooks see the rehearsal as they see the real pass
+    planned = saved_bytes(shapes, lambda: rehearse(shapes, loss, batch, CudaLike(None)))
+    assert planned == pytest.approx(measured, rel=0.02)
+
+
+def test_the_gradients_of_a_rehearsal_are_those_of_all_trained_weights(opt_folder):
+    setup = setup_of(opt_folder)
+    model = build(setup)
+    line = rehearse(model, LOSSES["caption"], longest_batch(setup, TEXT, 2), CudaLike(None))
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    made = line.sizes[(line.owners == line.parts.index(GRADIENTS)) & (line.sizes > 0)].sum()
+    assert made == trained
+    assert line.peak(accumulates=True).by_part[GRADIENTS] >= trained
+
+
+@pytest.mark.parametrize("task", ["caption", "retrieval"])
+def test_two_small_micro_batches_tell_the_peak_of_a_large_one(task, opt_folder, retriever_folder):
+    setup = setup_of(opt_folder if task == "caption" else retriever_folder, task)
+    told = rehearse_sizes(setup, TEXT).memory(7, accumulates=True, processes=1)
+    seen = memory_at(setup, TEXT, 7, accumulates=True, processes=1, waiting=0)
+    assert told.total == pytest.approx(seen.total, rel=1e-3)
+
+
+def test_each_switch_takes_less(opt_folder):
+    setup = setup_of(opt_folder, image_size=56)
+    full = passing(setup)
+    assert passing(replace(setup, checkpointing=("vision",))) < full
+    assert passing(replace(setup, checkpointing=("language",))) < full
+    assert passing(replace(setup, parts=FULL | {"vision": "frozen"})) < full
+    assert passing(replace(setup, image_size=28)) < full
+    lora = replace(setup, parts=FULL | {"vision": "lora"})
+    assert sum(p.trained for p in weigh(build(lora)).values()) < sum(
+        p.trained for p in weigh(build(setup)).values()
+    )
+
+
+def test_autocast_halves_activations_and_keeps_a_copy_of_trained_matrices(opt_folder):
+    setup = setup_of(opt_folder)
+    single = memory_at(setup, TEXT, 8, accumulates=True, processes=1, waiting=0)
+    half = replace(setup, precision="bf16")
+    mixed = memory_at(half, TEXT, 8, accumulates=True, processes=1, waiting=0)
+    assert single.casts == 0
+    assert 1.5 * mixed.trained < mixed.casts <= 2 * mixed.trained
+    assert mixed.activations["vision"] < single.activations["vision"]
+    assert mixed.parts["language"].size < 0.6 * single.parts["language"].size
+
+
+def test_several_processes_hold_the_gradients_twice(opt_folder):
+    one, two = (
+        memory_at(setup_of(opt_folder), TEXT, 2, accumulates=True, processes=n, waiting=0)
+        for n in (1, 2)
+    )
+    assert two.total - one.total == 4 * one.trained
+
+
+def test_the_longest_text_is_that_of_the_settings_or_of_the_tokens_given(opt_folder):
+    setup = setup_of(opt_folder)
+    assert text_length(setup, "a photo of", 64, None) == TextLength(5, 64)
+    assert text_length(setup, "a photo of", 64, 20) == TextLength(5, 15)
+    with pytest.raises(ValueError, match=r"--tokens is 4, and the prompt alone takes about 5"):
+        text_length(setup, "a photo of", 64, 4)
+
+
+def test_a_gpu_is_a_size_or_a_name():
+    assert read_gpu("24GB").size == 24 * 10**9
+    assert read_gpu("22.5 GiB").size == int(22.5 * GIB)
+    assert not read_gpu("T4").bf16
+    with pytest.raises(ValueError, match=r"allowed is a size such as 24GB.*mean a100-40"):
+        read_gpu("a100-4")
+    with pytest.raises(ValueError, match="--gpu is '24'"):
+        read_gpu("24")
