@@ -42,7 +42,7 @@ def linear_language_modeling(
     shift: bool,
     weights: Tensor | None = None,
     ignore_index: int = -100,
-    rows_at_once: int = 256,
+    rows_at_once: int = 64,
 ) -> Tensor:
     """`language_modeling` of the logits `states @ weight.T + bias`, of which few exist at a time.
 

@@ -89,7 +89,8 @@ def captioner(family: str, vocabulary: int, width: int) -> Blip2ForConditionalGe
             vocab_size=vocabulary,
             d_model=width,
             d_ff=8,
-            num_layers=1,
+            num_layers=0,
+            num_decoder_layers=1,
             num_heads=1,
             decoder_start_token_id=0,
         )
