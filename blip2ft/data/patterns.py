@@ -4,6 +4,7 @@ import glob
 import itertools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from blip2ft.data.entries import SHOWN, unknown_split
@@ -42,17 +43,28 @@ def find_files(source: str, suffix: str, split: str | None) -> tuple[list[Path],
         )
     if not folder.is_dir():
         return files, False
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        parents = file.relative_to(folder).parts[:-1]
-        found = next(filter(None, map(SPLIT_NAME.match, (*reversed(parents), file.name))), None)
-        by_split.setdefault(found.group(1) if found else "", []).append(file)
+    chosen = of_split([file.relative_to(folder).as_posix() for file in files], split, source)
+    if chosen is None:
+        return files, False
+    return [files[number] for number in chosen], True
+
+
+def of_split(names: Sequence[str], split: str | None, source: str) -> list[int] | None:
+    """The numbers of those names that are of a split; None where no name tells one.
+
+    Raises ValueError where there is no such split, or one has to be named.
+    """
+    by_split: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        *parents, base = name.split("/")
+        found = next(filter(None, map(SPLIT_NAME.match, (*reversed(parents), base))), None)
+        by_split.setdefault(found.group(1) if found else "", []).append(number)
     named = [name for name in by_split if name]
-    if split in named:
-        return by_split[split], True
+    if split is not None and split in named:
+        return by_split[split]
     if named and (split is not None or len(by_split) > 1):
         raise unknown_split(source, split, named)
-    return files, False
+    return None
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -190,16 +190,15 @@ def recognise_folder(folder: Path) -> str:
     here = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     if any((place / name).is_file() for place in here for name in METADATA_NAMES):
         return "folder"
-    tars = False
+    found = set()
     for path in folder.rglob("*"):
         suffix = path.suffix.lower()
-        if suffix == ".parquet":
-            return "parquet"
-        if suffix in IMAGE_SUFFIXES:
+        if suffix in IMAGE_SUFFIXES and ".parquet" not in found:
             return "folder"
-        tars = tars or suffix == ".tar"
-    if tars:
-        return "webdataset"
+        found.add(suffix)
+    for suffix in (".tar", ".parquet"):  # img2dataset writes its metadata as Parquet beside tars
+        if suffix in found:
+            return SUFFIXES[suffix]
     raise ValueError(
         f"{folder}: a folder without images, {' or '.join(METADATA_NAMES)}, Parquet files, tars "
         f"or a saved dataset. Give another, or set format to one of: {', '.join(FORMATS)}."
@@ -237,7 +236,11 @@ def merge(entries: list[Entry], problems: Problems) -> list[Entry]:
         if first is entry:
             continue
         first.captions += entry.captions
-        if path is not None and isinstance(first.image, str) and plain(first.image) != path:
+        one, other = first.image, entry.image
+        paths = path is not None and isinstance(one, str) and plain(one) != path
+        parts = isinstance(one, Part) and isinstance(other, Part)
+        # a tar may hold an image once for each caption
+        if paths or (parts and (one.size != other.size or one.read() != other.read())):
             problems.add(
                 "one image id for two images",
                 f"{entry.origin} (id {entry.image_id}, also {first.origin})",

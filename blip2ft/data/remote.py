@@ -6,6 +6,7 @@ from errno import ENOSPC
 from pathlib import Path
 from typing import Any, NamedTuple
 
+MISSING = (401, 403, 404, 410)  # what servers answer: without the right to list, often 403
 TRIES = 4  # to fetch a file; the pauses between them are 1, 4 and 16 seconds
 PAUSE = 1.0
 
@@ -20,6 +21,12 @@ class Address(NamedTuple):
 def is_remote(url: str) -> bool:
     """Whether it is an address, not a path."""
     return "://" in url
+
+
+def bare(url: str) -> str:
+    """A web address without its query, such as ?download=true; all else as it is."""
+    web = url.lower().startswith(("http://", "https://"))
+    return url.partition("#")[0].partition("?")[0] if web else url
 
 
 def locate_remote(url: str) -> Address:
@@ -56,6 +63,10 @@ def read_remote(url: str) -> bytes | None:
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         return None
     except Exception as error:  # each file system has errors of its own
+        answer = getattr(error, "response", error)
+        status = getattr(answer, "status", None) or getattr(answer, "status_code", None)
+        if status in MISSING:
+            return None
         raise ValueError(f"{url}: can't be read ({_say(error)}).") from error
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blip2ft.data.remote import is_remote, read_remote
+from blip2ft.data.remote import bare, is_remote, read_remote
 
 INDEX = "index.json"
 THREADS = 16  # small files fetched at once
@@ -23,13 +23,12 @@ class Counted(NamedTuple):
     size: int | None
 
 
-def read_index(folder: str) -> dict[str, Counted] | None:
-    """What index.json in a folder says of each shard, by its address; None without one.
+def read_index(url: str) -> dict[str, Counted] | None:
+    """What an index says of each shard, by its address; None where there is none.
 
     Raises ValueError for one that isn't of this format.
     """
-    url = join(folder, INDEX)
-    found = _read(url)
+    folder, found = folder_of(url), _read(url)
     if found is None:
         return None
     try:
@@ -68,12 +67,13 @@ def read_stats(urls: Sequence[str]) -> dict[str, int]:
     """Samples, as img2dataset wrote beside its shards (00012_stats.json), where it did."""
 
     def one(url: str) -> int | None:
-        found = _read(f"{url.removesuffix('.tar')}_stats.json")
+        path, query = bare(url), url[len(bare(url)) :]
+        found = _read(f"{path.removesuffix('.tar')}_stats.json{query}")
         try:
             return int(json.loads(found)["successes"]) if found else None
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{url.removesuffix('.tar')}_stats.json: no number of successes in it ({error}). "
+                f"{path.removesuffix('.tar')}_stats.json: no number of successes in it ({error}). "
                 "Remove it and write an index: blip2ft shard --index."
             ) from error
 
@@ -91,6 +91,7 @@ def join(folder: str, name: str) -> str:
 
 def folder_of(url: str) -> str:
     """The folder that a shard is in: "." for a name alone."""
+    url = bare(url)
     return url.rpartition("/")[0] or ("/" if url.startswith("/") else ".")
 
 

@@ -14,9 +14,9 @@ from blip2ft.data.counts import keep_counts
 from blip2ft.data.entries import SHOWN, Request
 from blip2ft.data.hub_files import hub_files
 from blip2ft.data.loading import load_batches
-from blip2ft.data.patterns import expand_braces, find_files, is_pattern
+from blip2ft.data.patterns import expand_braces, find_files, is_pattern, of_split
 from blip2ft.data.records import HUB_ID
-from blip2ft.data.remote import is_remote, list_remote
+from blip2ft.data.remote import bare, is_remote, list_remote
 from blip2ft.data.row_groups import check_columns, pieces, read_footer
 from blip2ft.data.shard_index import (
     INDEX,
@@ -66,7 +66,7 @@ def find_shards(
             f"{', '.join(FORMATS)}; others are converted by blip2ft shard."
         )
     urls, index = _list(source, format, request)
-    kinds = {Path(url).suffix.lower() for url in urls}
+    kinds = {Path(bare(url)).suffix.lower() for url in urls}
     if kinds == {".parquet"}:
         return "parquet", _parquet_shards(urls, request, source, cache)
     if kinds != {".tar"}:
@@ -88,10 +88,11 @@ def count_tars(
     """
     counts = dict(index or {})
     for folder in dict.fromkeys(folder_of(url) for url in urls) if index is None else ():
-        found = read_index(folder)
+        found = read_index(join(folder, INDEX))
         if found is not None:
-            _check_named([url for url in urls if folder_of(url) == folder], found, folder)
-            counts |= found
+            inside = [url for url in urls if folder_of(url) == folder]
+            _check_named(inside, found, folder)
+            counts |= {url: found[bare(url)] for url in inside}
     sizes = _sizes([url for url in urls if not is_remote(url)])
     for url, size in sizes.items():
         said = counts[url].size if url in counts else None
@@ -133,12 +134,16 @@ def _list(source: str, format: str, request: Request) -> tuple[list[str], dict |
     hub_id = not local and HUB_ID.fullmatch(source)
     if format == "huggingface" or (format == "auto" and hub_id):
         return hub_files(source, request.split, request.revision), None
-    if source.endswith(INDEX) or (path.is_dir() and (path / INDEX).is_file()):
-        folder = folder_of(source) if source.endswith(INDEX) else source
-        index = read_index(folder)
+    inside = path.is_dir() and (path / INDEX).is_file()
+    if inside or bare(source).endswith(INDEX):
+        url = join(source, INDEX) if inside else source
+        index = read_index(url)
         if index is None:
-            raise ValueError(f"{source}: no such index. Correct its path.")
-        return list(index), index
+            raise ValueError(f"{source}: no such index, or it may not be read. Correct its path.")
+        urls, start = list(index), f"{folder_of(url)}/"
+        names = [u.removeprefix(start) if u.startswith(start) else Path(bare(u)).name for u in urls]
+        chosen = of_split(names, request.split, source)
+        return urls if chosen is None else [urls[number] for number in chosen], index
     if is_remote(source):
         return _list_remote(source), None
     suffix = SUFFIXES.get(format)
@@ -155,14 +160,14 @@ def _list(source: str, format: str, request: Request) -> tuple[list[str], dict |
 def _list_remote(source: str) -> list[str]:
     found: list[str] = []
     for url in expand_braces(source):
-        found += list_remote(url) if is_pattern(url) else [url]
+        found += list_remote(url) if is_pattern(bare(url)) else [url]
     if not found:
         raise ValueError(f"{source}: no files there. Correct the address or its pattern.")
     return found
 
 
 def _check_named(urls: Sequence[str], index: dict[str, Counted], folder: str) -> None:
-    others = [url for url in urls if url not in index]
+    others = [url for url in urls if bare(url) not in index]
     if others:
         raise ValueError(
             f"{others[0]}: not in {join(folder, INDEX)} ({len(others)} such shards). Write it "

@@ -18,6 +18,7 @@ from blip2ft.data.interleave import Interleaved, lanes
 from blip2ft.data.mixture import Mixture, slots
 from blip2ft.data.order import Key, Order
 from blip2ft.data.remote import is_remote
+from blip2ft.data.same_shards import describe_shards
 from blip2ft.data.shard_records import Records, Source
 from blip2ft.data.shards import find_shards
 
@@ -123,9 +124,19 @@ class Stream:
     @cached_property
     def records(self) -> Records:
         """What each number stands for: a `Record`, or `Broken`."""
-        parts = [source.sizes for source in self.sources] if self.is_mixture else [self.sizes]
-        at_once = sum(lanes(part, self.shuffle) for part in parts)
+        at_once = sum(count for _, count in self.at_once())
         return Records(self.sources, self.cache, keep=2 * at_once)
+
+    def at_once(self) -> list[tuple[Sequence[Source], int]]:
+        """How many shards are read at once, of each source that is weighed, or of all together."""
+        apart = [[source] for source in self.sources] if self.is_mixture else [self.sources]
+        sizes = (np.concatenate([source.sizes for source in part]) for part in apart)
+        return [(part, lanes(s, self.shuffle)) for part, s in zip(apart, sizes, strict=True)]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the order depends on, for a run that goes on: see `check_same`."""
+        return describe_shards(self.sources, self.shuffle)
 
     def order(self, batch_size: int, seed: int) -> Order:
         """The order of training. An epoch is as many samples as there are; where sources are
@@ -212,11 +223,14 @@ def check_apart(sources: Sequence[Source]) -> None:
 def check_cache(stream: Stream) -> None:
     """Raise ValueError where the cache can't hold the shards that are read at once, twice."""
     needed = 0
-    for source in stream.sources:
-        sizes = [s.size for s in source.shards if s.size and is_remote(s.url)]
-        if sizes and source.format == "webdataset":
-            at_once = min(lanes(source.sizes, stream.shuffle), len(source.shards))
-            needed += at_once * sum(sizes) // len(sizes)
+    for part, at_once in stream.at_once():
+        count = sum(len(source.shards) for source in part)
+        tars = [source.shards for source in part if source.format == "webdataset"]
+        remote = [shard.size for shards in tars for shard in shards if is_remote(shard.url)]
+        known = [size for size in remote if size]
+        if known:
+            mean = sum(known) / len(known)
+            needed += round(min(at_once, count) * mean * len(remote) / count)
     enough = math.ceil(20 * needed / GB) / 10
     if 2 * needed > stream.cache.limit:
         raise ValueError(

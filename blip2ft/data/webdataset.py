@@ -1,6 +1,7 @@
 """What a sample of a tar says: image, captions and fields; and tars read as ordinary records."""
 
 import json
+import os
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -25,11 +26,12 @@ def read_webdataset(source: str, request: Request, problems: Problems) -> list[E
     """Tar shards: a file, a folder of them, a glob or a pattern such as {000..123}.tar.
 
     Images stay in the tars. The id is that of the field "image_id", else the sample's key; keys
-    that are in several tars get the tar's name in front.
+    that are in several tars get the tar's path in front, from the folder on that all tars are in.
     """
     entries: list[Entry] = []
-    keys: list[str] = []
+    keys: list[tuple[str, str]] = []  # and its tar
     files, _ = find_files(source, ".tar", request.split)
+    common = os.path.commonpath([path.absolute().parent for path in files])
     for path in files:
         starts = find_samples(path).tolist()
         for start, end in pairwise(starts):
@@ -48,11 +50,11 @@ def read_webdataset(source: str, request: Request, problems: Problems) -> list[E
             said = check_captions(captions, origin, request.require_captions, problems)
             part = Part(path, sample.offsets[extension], len(sample.data[extension]))
             entries.append(Entry(part, identity, said, origin, fields, path.parent, len(entries)))
-            keys.append(sample.key)
-    times = Counter(keys)
-    for entry, key in zip(entries, keys, strict=True):
+            tar = path.absolute().relative_to(common).with_suffix("").as_posix()
+            keys.append((tar, sample.key))
+    times = Counter(key for _, key in keys)
+    for entry, (tar, key) in zip(entries, keys, strict=True):
         if entry.image_id is None:
-            tar = entry.origin.partition(".tar: ")[0]
             entry.image_id = key if times[key] == 1 else f"{tar}/{key}"
     return entries
 

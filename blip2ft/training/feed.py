@@ -1,5 +1,6 @@
 """What training takes its samples from, and the share of each step that a process loads."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ from blip2ft.data.broken import Apart, Broken, Readable
 from blip2ft.data.loading import load_batches
 from blip2ft.data.order import Order
 from blip2ft.data.records import Record, read_records
+from blip2ft.data.same_shards import check_same
 from blip2ft.data.stream import Stream, open_stream
 from blip2ft.training.broken import BrokenLog
+
+STREAM = "stream.json"  # in a run's folder
 
 
 def open_source(
@@ -101,6 +105,7 @@ class Feed:
             first, last, rank=self.accelerator.process_index, world_size=processes, size=self.size
         )
         if self.stream is not None:
+            self._check_stream(run, self.stream.description, first)
             samples, collate = Readable(samples, self.stream.nearby), Apart(collate)
             keys = self.stream.fetch_ahead(keys, processes)
         pinned = self.accelerator.device.type == "cuda"
@@ -114,6 +119,16 @@ class Feed:
             batch_size=self.order.batch_size,
         )
         return log.watch(loader, first_step=first, accumulation=self.accumulation)
+
+    def _check_stream(self, run: Path, now: dict[str, Any], first: int) -> None:
+        """Keep what the stream consists of, or check that a run that goes on has the same."""
+        path = run / STREAM
+        if first and path.is_file():
+            check_same(json.loads(path.read_text(encoding="utf-8")), now, str(run))
+        elif self.accelerator.is_main_process:
+            partial = path.with_name(f".partial-{STREAM}")
+            partial.write_text(json.dumps(now) + "\n", encoding="utf-8")
+            partial.replace(path)
 
 
 def make_feed(

@@ -19,6 +19,9 @@ RULES: dict[str, Rule] = {
         lambda value: 0 < value[0] <= value[1] <= 1,
         "two shares of the area, 0 < low <= high <= 1, or null for no crop",
     ),
+    "data.stream.shuffle": _at_least_1(),
+    "data.stream.cache_gb": POSITIVE,
+    "data.stream.max_broken": (lambda value: 0 <= value <= 1, "0 to 1"),
     "data.max_target_tokens": _at_least_1(),
     "data.workers": NOT_NEGATIVE,
     "lora.r": _at_least_1(),
@@ -60,8 +63,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """
     wrong = []
     for key, (fits, allowed) in RULES.items():
-        group, name = key.split(".")
-        value = settings.get(group, {}).get(name)
+        value: Any = settings
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
         # not `value > limit`: NaN is on neither side
         if value is not None and not fits(value):
             wrong.append(f"{key} is {_shown(value)}: allowed is {allowed}")

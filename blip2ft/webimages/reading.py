@@ -16,6 +16,7 @@ from blip2ft.data.broken import Broken
 from blip2ft.data.cache import Cache
 from blip2ft.data.entries import ID_COLUMN
 from blip2ft.data.images import FORMATS, EvalTransform, open_image
+from blip2ft.data.remote import bare
 from blip2ft.data.shard_records import Found, Records, Source
 from blip2ft.data.shard_writer import EXTENSIONS
 from blip2ft.data.shards import Shard
@@ -50,7 +51,7 @@ def shard_names(shards: Sequence[Shard]) -> list[str]:
     names: dict[str, str] = {}
     for shard in shards:
         piece = f"-{shard.row:09d}" if pieces[shard.url] > 1 else ""
-        name = f"{Path(shard.url).stem}{piece}.tar"
+        name = f"{Path(bare(shard.url)).stem}{piece}.tar"
         if name in names:
             raise ValueError(
                 f"{names[name]} and {shard.url} would both be written as {name}; give one folder "

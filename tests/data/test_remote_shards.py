@@ -28,10 +28,14 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     asked: Counter[str]
     fail: dict[str, int]
+    refuse: set[str]
 
     def do_GET(self) -> None:
-        name = self.path.lstrip("/")
+        name = self.path.lstrip("/").partition("?")[0]
         self.asked[name] += 1
+        if name in self.refuse:
+            self.send_error(403)
+            return
         if self.fail.get(name, 0):
             self.fail[name] -= 1
             self.send_error(503)
@@ -64,7 +68,7 @@ def server(tmp_path, monkeypatch) -> Iterator[type[_Handler]]:
     (tmp_path / "web").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(blip2ft.data.remote, "PAUSE", 0.0)
-    handler = type("Handler", (_Handler,), {"asked": Counter(), "fail": {}})
+    handler = type("Handler", (_Handler,), {"asked": Counter(), "fail": {}, "refuse": set()})
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "web"))
     ) as running:
@@ -117,6 +121,39 @@ def test_what_img2dataset_wrote_counts(server):
         stream = open_stream([{"source": f"{server.url}/t/{{000..001}}.tar"}], cache="c")
         assert len(stream) == 5
     assert server.asked["t/001_stats.json"] == 1
+
+
+def test_an_address_may_have_a_query(server):
+    write_tars(Path("web/t"), [2, 3])
+    Path("web/t/000_stats.json").write_text('{"successes": 2}')
+    stream = open_stream([{"source": f"{server.url}/t/000.tar?download=true"}], cache="c")
+    assert stream.records[1].captions == ("picture 1",)
+    write_index(Path("web/t"), {"000.tar": 2, "001.tar": 3})
+    stream = open_stream([{"source": f"{server.url}/t/00{{0..1}}.tar?sign=a/b"}], cache="c")
+    assert stream.records[4].captions == ("picture 4",)
+    stream = open_stream([{"source": f"{server.url}/t/index.json?x=1"}], cache="c")
+    assert len(stream) == 5
+
+
+def test_a_file_that_may_be_missing_may_be_refused(server):
+    write_tars(Path("web/t"), [2])
+    Path("web/t/000_stats.json").write_text('{"successes": 2}')
+    server.refuse.add("t/index.json")  # as buckets do that may not be listed
+    assert len(open_stream([{"source": f"{server.url}/t/000.tar"}], cache="c")) == 2
+    with pytest.raises(ValueError, match=r"index\.json: no such index, or it may not be read"):
+        open_stream([{"source": f"{server.url}/t/index.json"}], cache="c")
+
+
+def test_the_cache_need_not_hold_more_of_sources_together_than_is_read_at_once(server):
+    sources = []
+    for name in ("a", "b"):
+        write_tars(Path(f"web/{name}"), [2] * 20)
+        write_index(Path(f"web/{name}"), {f"{i:03d}.tar": 2 for i in range(20)})
+        sources.append({"source": f"{server.url}/{name}/index.json"})
+    enough = {"cache": "c", "cache_gb": 2 * 8 * 10_240 / 1e9, "shuffle": 3}
+    assert len(open_stream(sources, **enough)) == 80
+    with pytest.raises(ValueError, match=r"but the shards that are read at once have 0\.000164 GB"):
+        open_stream([source | {"weight": 1} for source in sources], **enough)
 
 
 def test_tars_without_a_count_are_refused(server):

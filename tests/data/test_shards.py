@@ -115,6 +115,26 @@ def test_an_index_may_name_tars_elsewhere(folder):
     assert counts("b") == {str(folder / "a/000.tar"): 2}
 
 
+@pytest.mark.parametrize("source", ["t", "t/index.json"])
+def test_an_index_of_several_splits_gives_the_one_asked_for(source):
+    for name in ("train-0", "test-0"):
+        write_tar(Path(f"t/{name}.tar"), members(range(len(name))))
+    write_index(Path("t"), {"train-0.tar": 7, "test-0.tar": 6})
+    assert [shard.url for shard in find(source, split="train")] == ["t/train-0.tar"]
+    with pytest.raises(ValueError, match=r"a split has to be named; the splits are: train, test"):
+        find(source)
+    with pytest.raises(ValueError, match=r"no split 'val'; the splits are: train, test"):
+        find(source, split="val")
+
+
+def test_an_index_by_another_name_is_that_very_file():
+    write_tars(Path("t"), [2, 3])
+    write_index(Path("t"), {"000.tar": 2}).rename("t/train-index.json")
+    write_index(Path("t"), {"000.tar": 2, "001.tar": 3})
+    assert [shard.url for shard in find("t/train-index.json")] == ["t/000.tar"]
+    assert len(find("t/index.json")) == 2
+
+
 def test_what_img2dataset_wrote_counts(monkeypatch):
     write_tars(Path("t"), [2, 3])
     for name, count in (("000", 2), ("001", 3)):

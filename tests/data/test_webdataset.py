@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from shard_files import members, png, write_tar, write_tars
+from shard_files import members, png, write_parquet, write_tar, write_tars
 
 from blip2ft.data.images import open_image
 from blip2ft.data.questions import read_questions
@@ -49,6 +49,33 @@ def test_the_same_key_in_two_tars_is_two_images():
     write_tar(Path("t/b.tar"), members([1, 2]))
     ids = [record.image_id for record in read_records("t")]
     assert ids == ["000000", "a/000001", "b/000001", "000002"]
+
+
+def test_tars_of_one_name_in_several_folders_are_told_apart():
+    write_tar(Path("t/cc3m/00000.tar"), members([0]))
+    write_tar(Path("t/sbu/00000.tar"), members([0]))
+    found = [(r.image_id, r.captions) for r in read_records("t/{cc3m,sbu}/00000.tar")]
+    assert found == [
+        ("cc3m/00000/000000", ("picture 0",)), ("sbu/00000/000000", ("picture 0",)),
+    ]  # fmt: skip
+
+
+def test_one_id_for_two_images_is_refused():
+    files = {
+        "1.png": png(1), "1.json": b'{"caption": "a cat", "image_id": 5}',
+        "2.png": png(2), "2.json": b'{"caption": "a dog", "image_id": 5}',
+    }  # fmt: skip
+    write_tar(Path("x.tar"), files)
+    with pytest.raises(
+        ValueError, match=r"one image id for two images \(1\): x\.tar: 2 \(id 5, also x\.tar: 1\)"
+    ):
+        read_records("x.tar")
+
+
+def test_what_img2dataset_writes_is_its_tars():
+    write_tars(Path("t"), [2])
+    write_parquet(Path("t/000.parquet"), range(5))  # metadata
+    assert [r.image_id for r in read_records("t")] == ["000000", "000001"]
 
 
 def test_samples_of_one_image_are_one_record_by_their_id():

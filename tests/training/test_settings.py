@@ -4,7 +4,14 @@ from dataclasses import asdict, fields, is_dataclass
 
 import pytest
 
-from blip2ft.config import CaptionConfig, DataConfig, ModelConfig, RetrievalConfig, SourceConfig
+from blip2ft.config import (
+    CaptionConfig,
+    DataConfig,
+    ModelConfig,
+    RetrievalConfig,
+    SourceConfig,
+    StreamConfig,
+)
 from blip2ft.parse import parse_config
 from blip2ft.training.settings import RULES, check_settings, warmup_warning
 
@@ -18,8 +25,9 @@ COUNTS += ["checkpoint_every", "keep_checkpoints", "log_every"]
 
 
 def changed(key: str, value: object) -> dict:
-    group, name = key.split(".")
-    return {group: asdict(CONFIGS[0])[group] | {name: value}}
+    *groups, name = key.split(".")
+    found = asdict(CONFIGS[0])[groups[0]] | {name: value}
+    return {groups[0]: found if len(groups) == 1 else {groups[1]: {name: value}}}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
@@ -35,6 +43,7 @@ def test_every_rule_is_that_of_a_setting():
         if is_dataclass(getattr(config, group.name))
         for field in fields(getattr(config, group.name))
     }
+    known |= {f"data.stream.{field.name}" for field in fields(StreamConfig)}
     assert RULES.keys() <= known
     assert {f"train.{name}" for name in COUNTS} <= RULES.keys()
 
@@ -53,6 +62,10 @@ def test_every_rule_is_that_of_a_setting():
         ("lora.dropout", 1.0),
         ("lora.lr_ratio", 0.0),
         ("data.workers", -1),
+        ("data.stream.max_broken", 5),
+        ("data.stream.max_broken", float("nan")),
+        ("data.stream.cache_gb", 0.0),
+        ("data.stream.shuffle", 0),
         ("model.image_size", 0),
     ],
 )
