@@ -203,14 +203,13 @@ def _wrong_value(message: str, keys: Sequence[str]) -> str | None:
         key, kinds, value = (optional or kind).groups()  # type: ignore[union-attr]
     else:
         return None
+    inside = [other for other in keys if other.startswith(f"{key}.")]
+    if inside and not value.startswith("Namespace("):
+        return _no_group(key, value, inside)
     if value.startswith("Namespace("):
-        needed = next(other for other in keys if other.startswith(f"{key}."))
+        needed = inside[0]
         return f"{key} lacks a setting that it needs: {needed}"
     kinds = re.sub(r"typing\.|Literal|<class '(?:\w+\.)*(\w+)'>", r"\1", kinds)
-    for theirs, ours in (
-        ("NoneType", "null"),
-        ("bool", "true or false"),
-        ("SourceConfig", "a group of settings"),
-    ):
+    for theirs, ours in (("NoneType", "null"), ("bool", "true or false")):
         kinds = kinds.replace(theirs, ours)
     return f"{key} is {value!r}: allowed is {kinds}"

@@ -212,7 +212,7 @@ def test_a_source_given_as_a_path_says_what_to_write(yaml):
 
 
 def test_missing_settings_are_all_named():
-    message = "required: model.name, data.train.source, data.validation.source"
+    message = "required: model.name, data.validation.source"
     with pytest.raises(ValueError, match=message):
         parse_config(CaptionConfig, ["--output", "a"], "caption.py")
     with pytest.raises(ValueError, match=r"data.test lacks a setting .*: data.test.source"):
