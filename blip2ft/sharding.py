@@ -9,6 +9,7 @@ The same records and settings give the same bytes, so what a kill left is gone o
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +20,23 @@ import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from blip2ft.data.entries import Request
 from blip2ft.data.loading import load_batches
 from blip2ft.data.patterns import find_files
 from blip2ft.data.records import Record, read_records
-from blip2ft.data.shard_index import INDEX, Counted, write_index
+from blip2ft.data.remote import bare, download, is_remote
+from blip2ft.data.shard_index import INDEX, Counted, read_index, write_index
 from blip2ft.data.shard_writer import Written, write_shard
-from blip2ft.data.shards import scan_tars
+from blip2ft.data.shards import list_files, scan_tars
+from blip2ft.data.tar import find_samples
 from blip2ft.photos.shards import LOCK, PARTIAL, alone, write_whole
+from blip2ft.training.run import append_line, read_lines
 
 PLAN = ".plan.json"  # how a folder that isn't finished is made
 DONE = ".done.jsonl"  # a line for each shard in it
 BROKEN = "broken.jsonl"
+COUNTED = ".counted.jsonl"  # tars elsewhere of which the index is to be written
+FEW = 3  # of them need no bar
 
 
 @dataclass(frozen=True)
@@ -108,22 +115,90 @@ def write_shards(
 def index_shards(source: str) -> tuple[Path, int, int]:
     """Write index.json for tars that are there: its path, how many they are, and their samples.
 
-    source: a folder of tars, a glob or a pattern such as {000..123}.tar.
+    source: a folder of tars, a glob or a pattern such as {000..123}.tar; all tars of their folder
+      are named, as those that an index leaves out aren't read. How they were made stays in it.
 
-    Raises ValueError where the tars are in several folders, or one is cut off.
+    Raises ValueError where the tars are in several folders, or one is cut off, where index.json is
+    something else, and where `write_shards` hasn't finished the folder.
     """
-    files, _ = find_files(source, ".tar", None)
-    folders = {file.parent for file in files}
+    named, _ = find_files(source, ".tar", None)
+    folders = {file.parent for file in named}
     if len(folders) > 1:
         raise ValueError(
-            f"{source}: tars in {len(folders)} folders, such as {' and '.join(map(str, files[:1]))}"
-            f" and {files[-1]}; each folder has an index of its own: name one folder"
+            f"{source}: tars in {len(folders)} folders, such as {' and '.join(map(str, named[:1]))}"
+            f" and {named[-1]}; each folder has an index of its own: name one folder, or write one "
+            "index of all elsewhere with --out"
         )
-    counts = scan_tars([str(file) for file in files])
-    named = {f.name: Counted(counts[str(f)], f.stat().st_size) for f in files}
     (folder,) = folders
-    write_index(folder, named)
+    check_index(folder)
+    if (folder / PLAN).is_file():
+        raise ValueError(f"{folder} isn't finished; give blip2ft shard --out {folder} again")
+    files = sorted({*named, *folder.glob("[!.]*.tar")})
+    counts = scan_tars([str(file) for file in files])
+    write_index(
+        folder,
+        {f.name: Counted(counts[str(f)], f.stat().st_size) for f in files},
+        read_plan(folder),
+    )
     return folder / INDEX, len(files), sum(counts.values())
+
+
+def index_elsewhere(
+    source: str, out: Path, *, split: str | None = None, revision: str | None = None
+) -> tuple[Path, int, int]:
+    """Write OUT/index.json for tars that lie elsewhere, by their addresses: see `index_shards`.
+
+    Those that aren't local are fetched one after the other, counted and removed again; where that
+    was stopped, it is gone on with.
+
+    source: addresses of tars, or what else a stream reads tars from; split and revision: see
+      `open_source`.
+
+    Raises ValueError where there are no tars, one can't be fetched or is cut off, and where
+    index.json is something else.
+    """
+    urls, _ = list_files(source, "auto", Request(split, "image", None, None, False, revision))
+    others = [url for url in urls if not bare(url).lower().endswith(".tar")]
+    if others:
+        raise ValueError(f"{others[0]}: not a tar; an index is for tars alone")
+    check_index(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        lines = read_lines(out / COUNTED)
+        done = {line["url"]: Counted(line["nsamples"], line["filesize"]) for line in lines}
+        for url in tqdm(urls, "count", disable=len(urls) < FEW):
+            name = url if is_remote(url) else os.path.abspath(url)
+            if name not in done:
+                done[name] = count_at(url, out / f"{PARTIAL}fetched")
+                entry = {"url": name, "nsamples": done[name].samples, "filesize": done[name].size}
+                append_line(out / COUNTED, entry)
+        names = [url if is_remote(url) else os.path.abspath(url) for url in urls]
+        write_index(out, {name: done[name] for name in names})
+        (out / COUNTED).unlink(missing_ok=True)
+    return out / INDEX, len(names), sum(done[name].samples for name in names)
+
+
+def count_at(url: str, partial: Path) -> Counted:
+    """Samples and size of a tar, fetched to `partial` for as long as it takes."""
+    path = partial if is_remote(url) else Path(url)
+    try:
+        if is_remote(url):
+            download(url, path, None)
+        return Counted(len(find_samples(path)) - 1, path.stat().st_size)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(partial), url)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_index(folder: Path) -> None:
+    """Raise ValueError where index.json is there and isn't one of shards."""
+    try:
+        read_index(str(folder / INDEX))
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / INDEX} isn't an index of shards and would be overwritten; move it away"
+        ) from error
 
 
 def check_folder(out: Path) -> None:

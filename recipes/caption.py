@@ -37,7 +37,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.models.source import read_config
     from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels, predict, score
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
-    from blip2ft.training.feed import make_feed, open_source, size_of
+    from blip2ft.training.feed import make_feed, open_training, size_of
     from blip2ft.training.loop import Milestones, check_metric, train
     from blip2ft.training.optimizer import make_optimizer, make_schedule
     from blip2ft.training.preflight import preflight
@@ -54,7 +54,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     set_seed(config.seed)
 
     data = asdict(config.data)
-    train_source = open_source(data["train"], data["stream"])
+    train_source = open_training(data["train"], data["stream"])
     validation_records = read_records(**asdict(config.data.validation))
     # without a test split, before and after are told of validation, by its name
     final, final_records = "validation", validation_records

@@ -280,15 +280,37 @@ def test_an_index_is_written_for_tars_that_are_there(shard):
     assert len(open_stream([{"source": "tars/shard-{000000..000001}.tar"}])) == 8
 
 
+def test_an_index_that_is_there_is_mended_and_nothing_else_is_overwritten(shard):
+    shard("photos/captions.csv", "--out", "made", "--size", "4")
+    before = Path("made/index.json").read_text()
+    _, out, _ = shard("--index", "made/shard-{000000..000001}.tar")
+    assert out == "made/index.json: 3 shards, 11 samples\n"  # all that are in the folder
+    assert Path("made/index.json").read_text() == before  # with how they were made
+    for text in ('{"images": []}', "[]", "{"):
+        Path("made/index.json").write_text(text)
+        _, _, err = shard("--index", "made")
+        assert "made/index.json isn't an index of shards and would be overwritten" in err
+        assert Path("made/index.json").read_text() == text
+    Path("made/index.json").rename("made/.plan.json")
+    assert "made isn't finished; give blip2ft shard --out made again" in shard("--index", "made")[2]
+
+
 def test_tars_in_several_folders_have_no_common_index(shard):
     for name in ("a", "b"):
         shard("photos/captions.csv", "--out", f"all/{name}")
     assert "all: tars in 2 folders, such as all/a/" in shard("--index", "all")[2]
 
 
-def test_index_and_out_do_not_go_together(shard):
-    for words in (["x"], ["x", "--index", "--out", "y"]):
-        assert "pass --out FOLDER to write shards, or --index for" in shard(*words)[2]
+def test_an_index_of_tars_in_several_folders_is_written_elsewhere(shard):
+    for name in ("a", "b"):
+        shard("photos/captions.csv", "--out", f"all/{name}")
+    _, out, err = shard("--index", "all/{a,b}/*.tar", "--out", "both")
+    assert out == "both/index.json: 2 shards, 22 samples\n", err
+    assert len(open_stream([{"source": "both"}])) == 22
+
+
+def test_one_of_index_and_out_is_needed(shard):
+    assert "pass --out FOLDER to write shards, or --index for" in shard("x")[2]
 
 
 def test_help_says_what_it_writes(shard):

@@ -25,7 +25,8 @@ def add_shard(commands: Any) -> None:
     parser.add_argument(
         "--index",
         action="store_true",
-        help="only write index.json beside tars that are there: a folder, or 'x-{000..123}.tar'",
+        help="only write index.json, beside tars that are there: a folder, or 'x-{000..123}.tar'; "
+        "or into --out for tars at addresses, which are fetched one by one to be counted",
     )
     parser.add_argument("--size", type=positive, default=1000, help="samples in a shard (1000)")
     parser.add_argument(
@@ -46,13 +47,17 @@ def add_shard(commands: Any) -> None:
 
 
 def _shard(arguments: argparse.Namespace) -> int:
-    if arguments.index == (arguments.out is not None):
+    if not arguments.index and arguments.out is None:
         raise ValueError("pass --out FOLDER to write shards, or --index for tars that are there")
     quiet_libraries()
-    from blip2ft.sharding import BROKEN, index_shards, write_shards
+    from blip2ft.sharding import BROKEN, index_elsewhere, index_shards, write_shards
 
     if arguments.index:
-        path, shards, samples = index_shards(arguments.source)
+        if arguments.out is None:
+            path, shards, samples = index_shards(arguments.source)
+        else:
+            read = {"split": arguments.split, "revision": arguments.revision}
+            path, shards, samples = index_elsewhere(arguments.source, arguments.out, **read)
         print(f"{path}: {shards} shards, {samples} samples")
         return 0
     workers = arguments.workers

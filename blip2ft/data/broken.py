@@ -17,11 +17,18 @@ class Broken:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """A sample in the place of a batch that has none of its own."""
+
+    sample: Any
+
+
 @dataclass(frozen=True)
-class Readable(Dataset):
+class NeverEmpty(Dataset):
     """Batches of `samples` that hold at least one that isn't `Broken`.
 
-    Where all are, the first readable one of `nearby(key)`, of the last key, comes in their place: a
+    Where all are, the first readable one of `nearby(key)`, of the last key, follows as `Instead`: a
     batch can't be empty.
     """
 
@@ -36,13 +43,15 @@ class Readable(Dataset):
         items = [self.samples[key] for key in keys]
         if not all(isinstance(item, Broken) for item in items):
             return items
+        tried = len(items) - 1
         for key in self.nearby(keys[-1]):
-            items.append(self.samples[key])
-            if not isinstance(items[-1], Broken):
-                return items
+            item = self.samples[key]
+            if not isinstance(item, Broken):
+                return [*items, Instead(item)]
+            tried += 1
         raise ValueError(
-            f"{items[0].origin}: {items[0].reason}; and the {len(items) - 1} samples tried after "
-            "it can't be read either. Look at this shard and its index."
+            f"{items[0].origin}: {items[0].reason}; and the {tried} samples tried "
+            "after it can't be read either. Look at this shard and its index."
         )
 
 
@@ -56,6 +65,8 @@ class Apart:
     collate: Callable[[Sequence[Any]], dict[str, Any]]
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
-        readable = [item for item in items if not isinstance(item, Broken)]
-        broken = [item for item in items if isinstance(item, Broken)]
-        return {**self.collate(readable), "broken": broken, "asked": len(items)}
+        asked = [item for item in items if not isinstance(item, Instead)]
+        broken = [item for item in asked if isinstance(item, Broken)]
+        readable = [item for item in asked if not isinstance(item, Broken)]
+        readable += [item.sample for item in items if isinstance(item, Instead)]
+        return {**self.collate(readable), "broken": broken, "asked": len(asked)}

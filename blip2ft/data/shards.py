@@ -65,7 +65,7 @@ def find_shards(
             f"{source}: format {format!r} has no shards. Formats of a stream are: auto, "
             f"{', '.join(FORMATS)}; others are converted by blip2ft shard."
         )
-    urls, index = _list(source, format, request)
+    urls, index = list_files(source, format, request)
     kinds = {Path(bare(url)).suffix.lower() for url in urls}
     if kinds == {".parquet"}:
         return "parquet", _parquet_shards(urls, request, source, cache)
@@ -114,7 +114,8 @@ def _count(urls: Sequence[str]) -> dict[str, int]:
     if remote:
         raise ValueError(
             f"{remote[0]}: nothing says how many samples it holds ({len(remote)} such shards). "
-            f"Where the tars lie, run blip2ft shard --index FOLDER, and put {INDEX} beside them."
+            "Fetch each once to count them: blip2ft shard --index ADDRESSES --out FOLDER; then the "
+            f"source is FOLDER/{INDEX}. Or, where the tars lie, run blip2ft shard --index FOLDER."
         )
     return counts | scan_tars(left)
 
@@ -127,8 +128,11 @@ def scan_tars(paths: Sequence[str]) -> dict[str, int]:
     return {path: count for path, (count,) in zip(paths, bar, strict=True)}
 
 
-def _list(source: str, format: str, request: Request) -> tuple[list[str], dict | None]:
-    """The addresses of a source's files, and the index that named them."""
+def list_files(source: str, format: str, request: Request) -> tuple[list[str], dict | None]:
+    """The addresses of a source's files, and the index that named them.
+
+    Raises ValueError as `find_shards` does.
+    """
     path = Path(source)
     local = path.exists() or path.parent.is_dir() or path.suffix in (*SUFFIXES.values(), ".json")
     hub_id = not local and HUB_ID.fullmatch(source)

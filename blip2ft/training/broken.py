@@ -57,13 +57,14 @@ class BrokenLog:
     def _watch(
         self, batches: Iterator[dict[str, Any]], first_step: int, accumulation: int
     ) -> Iterator[dict[str, Any]]:
+        told = int(self.broken)  # what was before is shared out, perhaps in fractions
         for number, batch in enumerate(batches):
             self.asked += batch.pop("asked")
             for sample in batch.pop("broken"):
-                self.broken += 1
+                self.broken, told = self.broken + 1, told + 1
                 line = {"step": first_step + number // accumulation + 1, "origin": sample.origin}
                 append_line(self.path, line | {"reason": sample.reason})
-                if self.broken <= TOLD or not self.broken % 100:
+                if told <= TOLD or not told % 100:
                     logger.warning("left out: %s: %s", sample.origin, sample.reason)
             if self.broken > allowed(self.asked, self.max_broken):
                 raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
-from blip2ft.data.broken import Apart, Broken, Readable
+from blip2ft.data.broken import Apart, Broken, NeverEmpty
 from blip2ft.data.loading import load_batches
 from blip2ft.data.order import Order
 from blip2ft.data.records import Record, read_records
@@ -20,7 +20,7 @@ from blip2ft.training.broken import BrokenLog
 STREAM = "stream.json"  # in a run's folder
 
 
-def open_source(
+def open_training(
     train: Mapping[str, Any] | None, stream: Mapping[str, Any] | None
 ) -> Sequence[Record] | Stream:
     """The records of `train`, read with `read_records`, or the shards of `stream`.
@@ -106,7 +106,7 @@ class Feed:
         )
         if self.stream is not None:
             self._check_stream(run, self.stream.description, first)
-            samples, collate = Readable(samples, self.stream.nearby), Apart(collate)
+            samples, collate = NeverEmpty(samples, self.stream.nearby), Apart(collate)
             keys = self.stream.fetch_ahead(keys, processes)
         pinned = self.accelerator.device.type == "cuda"
         loader = load_batches(samples, keys, collate, workers=self.workers, pin_memory=pinned)

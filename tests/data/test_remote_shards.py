@@ -14,13 +14,14 @@ import pytest
 from shard_files import AUGMENT, write_index, write_parquet, write_tars
 
 import blip2ft.data.remote
-from blip2ft.data.broken import Apart, Readable
+from blip2ft.data.broken import Apart, NeverEmpty
 from blip2ft.data.cache import Cache, default_cache
 from blip2ft.data.image_texts import image_texts
 from blip2ft.data.loading import load_batches
 from blip2ft.data.records import Record, read_records
 from blip2ft.data.remote import download, list_remote, locate_remote, persist, read_remote
 from blip2ft.data.stream import open_stream
+from blip2ft.sharding import index_elsewhere
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
@@ -81,7 +82,7 @@ def server(tmp_path, monkeypatch) -> Iterator[type[_Handler]]:
 
 
 def texts(stream, *, workers: int, steps: int) -> list[str]:
-    samples = Readable(image_texts(stream, AUGMENT, 0), stream.nearby)
+    samples = NeverEmpty(image_texts(stream, AUGMENT, 0), stream.nearby)
     keys = stream.order(4, 0).micro_batches(0, steps, rank=0, world_size=1, size=4)
     collate = Apart(lambda items: {"texts": [item.text for item in items]})
     loader = load_batches(samples, keys, collate, workers=workers)
@@ -159,9 +160,40 @@ def test_the_cache_need_not_hold_more_of_sources_together_than_is_read_at_once(s
 def test_tars_without_a_count_are_refused(server):
     write_tars(Path("web/t"), [2, 3])
     with pytest.raises(
-        ValueError, match=r"000\.tar: nothing says how many .* \(2 such shards\)\. Where .* --index"
+        ValueError,
+        match=r"000\.tar: nothing says how many .* \(2 such shards\)\. Fetch each .* --index",
     ):
         open_stream([{"source": f"{server.url}/t/{{000..001}}.tar"}], cache="c")
+
+
+def test_an_index_of_tars_elsewhere_is_counted_by_fetching_each_once(server):
+    write_tars(Path("web/t"), [2, 3, 4])
+    addresses = f"{server.url}/t/{{000..002}}.tar"
+    server.fail["t/002.tar"] = 99
+    with pytest.raises(ValueError, match=r"t/002\.tar: can't be fetched, tried 4 times"):
+        index_elsewhere(addresses, Path("mine"))
+    server.fail.clear()
+    server.asked.clear()
+    path, shards, samples = index_elsewhere(addresses, Path("mine"))
+    assert (path, shards, samples) == (Path("mine/index.json"), 3, 9)
+    assert server.asked["t/002.tar"]
+    assert not server.asked["t/000.tar"]  # it was gone on with
+    assert {p.name for p in Path("mine").iterdir()} <= {"index.json", ".lock"}
+    stream = open_stream([{"source": "mine/index.json"}], cache="c")
+    assert stream.records[8].captions == ("picture 8",)
+    Path("web/t/001.tar").write_bytes(Path("web/t/001.tar").read_bytes()[:1500])
+    with pytest.raises(ValueError, match=r"^http.*/t/001\.tar: the tar is cut off"):
+        index_elsewhere(addresses, Path("other"))
+
+
+def test_an_index_elsewhere_of_local_tars_is_by_their_whole_paths(server):
+    for name in ("a", "b"):
+        write_tars(Path(name), [2])
+    index_elsewhere("{a,b}/000.tar", Path("both"))
+    assert len(open_stream([{"source": "both"}], cache="c")) == 4
+    write_parquet(Path("x.parquet"), range(3))
+    with pytest.raises(ValueError, match=r"x\.parquet: not a tar; an index is for tars alone"):
+        index_elsewhere("x.parquet", Path("other"))
 
 
 def test_a_connection_that_fails_is_tried_again(server):

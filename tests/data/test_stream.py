@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from shard_files import AUGMENT, members, png, write_index, write_parquet, write_tar, write_tars
 
-from blip2ft.data.broken import Apart, Broken, Readable
+from blip2ft.data.broken import Apart, Broken, NeverEmpty
 from blip2ft.data.image_texts import image_texts
 from blip2ft.data.loading import load_batches
 from blip2ft.data.order import Key
@@ -36,7 +36,7 @@ def targets(stream: Stream, first: int, last: int, *, rank=0, world_size=1, work
         first, last, rank=rank, world_size=world_size, size=size
     )
     collate = Apart(lambda items: {"texts": [item.text for item in items]})
-    loader = load_batches(Readable(samples, stream.nearby), keys, collate, workers=workers)
+    loader = load_batches(NeverEmpty(samples, stream.nearby), keys, collate, workers=workers)
     return [text for batch in loader for text in batch["texts"]]
 
 
@@ -343,7 +343,7 @@ def test_broken_samples_are_left_out_of_a_batch_and_told():
     files = members(range(6)) | {"000002.png": b"no", "000003.txt": b""}
     write_tar(Path("x.tar"), files)
     stream = stream_of("x.tar")
-    samples = Readable(image_texts(stream, AUGMENT, 0), stream.nearby)
+    samples = NeverEmpty(image_texts(stream, AUGMENT, 0), stream.nearby)
     collate = Apart(lambda items: {"texts": [item.text for item in items]})
     keys = [[Key(0, 1), Key(0, 2)], [Key(0, 3)], [Key(0, 2), Key(0, 3)], [Key(0, 5), Key(0, 0)]]
     for workers in (0, 2):
@@ -354,24 +354,26 @@ def test_broken_samples_are_left_out_of_a_batch_and_told():
         assert [[b.origin for b in batch["broken"]] for batch in batches] == [
             ["x.tar: 000002"], ["x.tar: 000003"], ["x.tar: 000002", "x.tar: 000003"], [],
         ]  # fmt: skip
-        assert [batch["asked"] for batch in batches] == [2, 2, 3, 2]
+        assert [batch["asked"] for batch in batches] == [2, 1, 2, 2]
 
 
 def test_where_a_shard_is_broken_a_batch_takes_a_sample_of_another():
     write_tar(Path("t/0.tar"), members(range(3)))
     write_tar(Path("t/1.tar"), {f"{i}.jpg": b"" for i in range(30)})
     stream = stream_of("t")
-    samples = Readable(image_texts(stream, AUGMENT, 0), stream.nearby)
+    samples = NeverEmpty(image_texts(stream, AUGMENT, 0), stream.nearby)
     *broken, taken = samples.__getitems__([Key(2, 32)])
-    assert all(isinstance(item, Broken) for item in broken)
-    assert taken.text == "picture 0"
+    assert [item.origin for item in broken] == ["t/1.tar: 29"]  # only what was asked for
+    batch = Apart(lambda items: {"texts": [item.text for item in items]})([*broken, taken])
+    assert (batch["asked"], batch["broken"], batch["texts"]) == (1, broken, ["picture 0"])
+    assert taken.sample.text == "picture 0"
     assert [key.sample for key in stream.nearby(Key(0, 32))] == [3, *range(4, 12), 0]
 
 
 def test_a_batch_with_nothing_readable_near_is_an_error():
     write_tar(Path("x.tar"), members([0]) | {f"{i}.jpg": b"" for i in range(1, 40)})
     stream = stream_of("x.tar")
-    samples = Readable(image_texts(stream, AUGMENT, 0), stream.nearby)
+    samples = NeverEmpty(image_texts(stream, AUGMENT, 0), stream.nearby)
     with pytest.raises(
         ValueError, match=r"x\.tar: 20: no caption.*; and the 9 samples tried after it can't"
     ):

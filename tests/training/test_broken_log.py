@@ -139,6 +139,18 @@ def test_only_the_first_are_told_one_by_one(tmp_path, caplog):
     assert len(caplog.records) == 10 + 2
 
 
+def test_every_hundredth_is_told_after_a_resume_on_other_processes_too(tmp_path, caplog):
+    _, watched = watch(tmp_path, [batch(1) for _ in range(11)], max_broken=1)
+    list(watched)
+    caplog.set_level(logging.WARNING)
+    caplog.clear()
+    _, watched = watch(
+        tmp_path, [batch(1) for _ in range(100)], first=11, processes=2, max_broken=1
+    )
+    list(watched)  # from 5.5 on
+    assert len(caplog.records) == 5 + 1
+
+
 def one_of_two(rank: int, run: Path, port: int) -> None:
     """The real loop on one of two processes; the second comes by broken samples only."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

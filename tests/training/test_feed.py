@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parent.parent / "data"))
 from shard_files import AUGMENT, write_tars
 
 from blip2ft.data.image_texts import image_texts
-from blip2ft.training.feed import Feed, make_feed, open_source
+from blip2ft.training.feed import Feed, make_feed, open_training
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def feed_of(source: str = "tars", rank: int = 0, **options) -> Feed:
         num_processes=1, process_index=0, is_main_process=rank == 0,
         wait_for_everyone=lambda: None, device=torch.device("cpu"),
     )  # fmt: skip
-    stream = open_source(None, {"sources": [{"source": source}], **options})
+    stream = open_training(None, {"sources": [{"source": source}], **options})
     samples = image_texts(stream, AUGMENT, 0)
     sizes = {"batch_size": 4, "micro_batch_size": 2, "workers": 0, "seed": 0}
     collate = lambda items: {"texts": [item.text for item in items]}  # noqa: E731
