@@ -18,13 +18,13 @@ from blip2ft.data.cache import FETCHED, Cache, default_cache
 from blip2ft.data.loading import load_batches
 from blip2ft.data.shard_records import Source
 from blip2ft.data.stream import GB, open_source
+from blip2ft.data.whole import LOCK, alone
 from blip2ft.export import DTYPES
 from blip2ft.tasks.candidates import Captioner, Scorer
 from blip2ft.webimages.filtering import Rules, check_rules, filter_images
 from blip2ft.webimages.folder import (
     Counts,
     Outcome,
-    alone,
     begin,
     check_made,
     finish,
@@ -124,7 +124,7 @@ def capfilt(
         samples = sum(opened.shards[i].samples for i in left)
         hidden = not progress or rank != 0
         bar = tqdm(total=samples, desc="capfilt", unit=" samples", disable=hidden)
-        with alone(out, rank), bar:
+        with alone(out, f"{LOCK}-{rank}"), bar:
             batches = iter(loader)
             for i in left:
                 own = islice(batches, -(-opened.shards[i].samples // batch_size))

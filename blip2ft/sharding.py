@@ -29,7 +29,7 @@ from blip2ft.data.shard_index import INDEX, Counted, read_index, write_index
 from blip2ft.data.shard_writer import Written, write_shard
 from blip2ft.data.shards import list_files, scan_tars
 from blip2ft.data.tar import find_samples
-from blip2ft.photos.shards import LOCK, PARTIAL, alone, write_whole
+from blip2ft.data.whole import LOCK, PARTIAL, alone, remove_partial, write_text
 from blip2ft.training.run import append_line, read_lines
 
 PLAN = ".plan.json"  # how a folder that isn't finished is made
@@ -97,9 +97,8 @@ def write_shards(
             check_plan(out, found, plan)
         if (out / INDEX).is_file():
             return _finished(out)
-        write_whole(out / PLAN, lambda path: path.write_text(json.dumps(plan)))
-        for partial in out.glob(f"{PARTIAL}*"):
-            partial.unlink()
+        write_text(out / PLAN, json.dumps(plan))
+        remove_partial(out)
         done = _read_done(out)
         name = re.sub(r"[^\w-]", "_", reading.get("split") or "shard")
         todo = [n for n in range(-(-len(records) // size)) if n not in done]
@@ -256,7 +255,7 @@ def _finish(out: Path, written: Sequence[Written], plan: dict[str, Any]) -> Shar
         )
     if broken:
         lines = "".join(json.dumps(sample) + "\n" for sample in broken)
-        write_whole(out / BROKEN, lambda path: path.write_text(lines))
+        write_text(out / BROKEN, lines)
     named = {s.name: Counted(s.samples, s.size) for s in written if s.samples}
     write_index(out, named, plan)
     return _finished(out)
@@ -280,7 +279,7 @@ def _read_done(out: Path) -> dict[int, Written]:
         shard = out / written.name
         if not written.samples or (shard.is_file() and shard.stat().st_size == written.size):
             done[written.number] = written
-    write_whole(path, lambda p: p.write_text("".join(f"{line}\n" for line in lines)))
+    write_text(path, "".join(f"{line}\n" for line in lines))
     return done
 
 

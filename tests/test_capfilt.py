@@ -229,7 +229,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(run, done, tmp_path, monkeypatc
     def stop(out, name, outcomes):
         if name == f"{kept:03}.tar":
             next(outcomes)
-            (out / f"{name}.partial").write_bytes(b"half")
+            (out / f".partial-1-{name}").write_bytes(b"half")
             raise KeyboardInterrupt
         real(out, name, outcomes)
 
@@ -238,10 +238,11 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(run, done, tmp_path, monkeypatc
         run()
     monkeypatch.setattr(blip2ft.capfilt, "write_shard", real)
     assert not (tmp_path / "out/index.json").exists()
-    whole = {p: p.stat().st_ino for p in (tmp_path / "out").glob("*.tar")}
+    whole = {p: p.stat().st_ino for p in (tmp_path / "out").glob("[!.]*.tar")}
     assert len(whole) == kept
     run()
     assert same_folders(tmp_path / "out", done)
+    assert not list((tmp_path / "out").glob(".partial-*"))
     assert all(path.stat().st_ino == inode for path, inode in whole.items())
 
 
@@ -253,7 +254,7 @@ def test_an_error_leaves_no_partial_shard(run, tmp_path, monkeypatch):
     monkeypatch.setattr(blip2ft.capfilt, "_outcomes", fail)
     with pytest.raises(OSError, match="no space"):
         run()
-    assert not list((tmp_path / "out").glob("*.partial"))
+    assert not list((tmp_path / "out").glob(".partial-*"))
 
 
 def test_a_complete_run_loads_no_model_and_tells_its_counts_again(run, done, tmp_path, monkeypatch):
@@ -675,7 +676,7 @@ def test_killed_runs_of_two_processes_go_on_to_the_same_bytes(
     for at in (3, 8):  # in the first shard, and with one whole in the next but one
         killed = subprocess.run(alone, env={**os.environ, "STOP_AT": str(at)}, check=False)
         assert killed.returncode == -signal.SIGKILL
-    assert list((tmp_path / "out").glob("*.partial"))
+    assert list((tmp_path / "out").glob(".partial-*"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     launched = subprocess.run(
         [*launch, "2", str(tmp_path / "stopping.py"), *argv], capture_output=True, text=True

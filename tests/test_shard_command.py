@@ -18,6 +18,7 @@ import blip2ft.sharding
 from blip2ft.cli import main
 from blip2ft.data.records import read_records
 from blip2ft.data.stream import open_stream
+from blip2ft.data.whole import alone
 from blip2ft.sharding import write_shards
 
 
@@ -259,10 +260,20 @@ def test_numbers_below_1_are_refused():
 def test_two_runs_do_not_write_one_folder():
     write_shards("photos/captions.csv", "out")
     with (
-        blip2ft.photos.shards.alone(Path("out")),
-        pytest.raises(ValueError, match="another run is extending out; wait for its end"),
+        alone(Path("out")),
+        pytest.raises(ValueError, match="another run is writing to out; wait for its end"),
     ):
         write_shards("photos/captions.csv", "out")
+
+
+def test_an_error_leaves_no_partial_shard(monkeypatch):
+    def fail(*_):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr("blip2ft.data.shard_writer.image_file", fail)
+    with pytest.raises(MemoryError, match="too large"):
+        write_shards("photos/captions.csv", "out")
+    assert not [*Path("out").glob("*.tar"), *Path("out").glob(".partial-*")]
 
 
 # An index for tars that are there.

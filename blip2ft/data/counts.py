@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from blip2ft.data.remote import is_remote
+from blip2ft.data.whole import write_text
 
 
 def keep_counts(
@@ -33,9 +34,7 @@ def keep_counts(
             counted = count(new)
             known = {prints[url]: known.get(prints[url]) for url in urls}
             known |= {prints[url]: counted[url] for url in new}
-            partial = kept.with_name(f".partial-{kept.name}")
-            partial.write_text(json.dumps(known))
-            partial.replace(kept)
+            write_text(kept, json.dumps(known))
     return {url: known[prints[url]] for url in urls}
 
 

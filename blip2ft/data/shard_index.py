@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blip2ft.data.remote import bare, is_remote, read_remote
+from blip2ft.data.whole import write_text
 
 INDEX = "index.json"
 THREADS = 16  # small files fetched at once
@@ -58,9 +59,8 @@ def write_index(
         for name, shard in shards.items()
     ]
     index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": listed}
-    partial = folder / f".partial-{INDEX}"
-    partial.write_text(json.dumps(index | ({"blip2ft": made} if made else {}), indent=1) + "\n")
-    partial.replace(folder / INDEX)
+    text = json.dumps(index | ({"blip2ft": made} if made else {}), indent=1) + "\n"
+    write_text(folder / INDEX, text)
 
 
 def read_stats(urls: Sequence[str]) -> dict[str, int]:

@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
-import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ from PIL import Image
 from blip2ft.data.entries import CAPTION_COLUMNS, ID_COLUMN
 from blip2ft.data.images import FORMATS, open_image
 from blip2ft.data.records import Record
+from blip2ft.data.whole import fill_tar, whole
 
 # Pillow's names of what `open_image` opens, as extensions
 EXTENSIONS = {
@@ -55,9 +54,9 @@ def write_shard(
 
     first: the number of the first record, for their keys; image_size: see `image_file`.
     """
-    partial = folder / f".partial-{os.getpid()}-{number:06d}"
-    samples, broken = 0, []
-    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+    broken: list[dict[str, str]] = []
+
+    def files() -> Iterator[tuple[str, bytes]]:
         for key, record in enumerate(records, start=first):
             try:
                 data, extension = image_file(record, image_size)
@@ -65,17 +64,14 @@ def write_shard(
                 reason = str(error).removeprefix("an image of ").removeprefix(f"{record.origin}: ")
                 broken.append({"origin": record.origin, "reason": reason})
                 continue
-            text = json.dumps(texts(record), default=str).encode()
-            for member, content in ((extension, data), ("json", text)):
-                info = tarfile.TarInfo(f"{key:09d}.{member}")  # time 0, owner 0
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-            samples += 1
-    size = partial.stat().st_size
-    if samples:
-        partial.replace(folder / name)
-    else:
-        partial.unlink()
+            yield f"{key:09d}.{extension}", data
+            yield f"{key:09d}.json", json.dumps(texts(record), default=str).encode()
+
+    with whole(folder / name) as partial:
+        size = fill_tar(partial, files())
+        samples = len(records) - len(broken)
+        if not samples:
+            partial.unlink()
     return Written(number, name, samples, size, broken)
 
 

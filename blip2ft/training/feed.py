@@ -15,6 +15,7 @@ from blip2ft.data.order import Order
 from blip2ft.data.records import Record, read_records
 from blip2ft.data.same_shards import check_same
 from blip2ft.data.stream import Stream, open_stream
+from blip2ft.data.whole import write_text
 from blip2ft.training.broken import BrokenLog
 
 STREAM = "stream.json"  # in a run's folder
@@ -126,9 +127,7 @@ class Feed:
         if first and path.is_file():
             check_same(json.loads(path.read_text(encoding="utf-8")), now, str(run))
         elif self.accelerator.is_main_process:
-            partial = path.with_name(f".partial-{STREAM}")
-            partial.write_text(json.dumps(now) + "\n", encoding="utf-8")
-            partial.replace(path)
+            write_text(path, json.dumps(now) + "\n")
 
 
 def make_feed(

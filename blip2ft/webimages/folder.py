@@ -7,22 +7,19 @@ OUT/index.json        how many samples each tar holds, and
 OUT/skipped.jsonl     what couldn't be read; both only once all shards are there
 """
 
-import io
 import json
-import os
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from blip2ft.data.broken import Broken
 from blip2ft.data.shard_index import INDEX, Counted, write_index
+from blip2ft.data.whole import LOCK, fill_tar, remove_partial, whole, write_text
 
-MADE, SKIPPED, LOCK = "capfilt.json", "skipped.jsonl", ".lock"
+MADE, SKIPPED = "capfilt.json", "skipped.jsonl"
 FORMAT = 1
 
 
@@ -112,47 +109,26 @@ def begin(out: Path, made: Mapping[str, Any], shards: Mapping[str, Sequence]) ->
         (out / INDEX).unlink(missing_ok=True)
         if not (out / MADE).is_file():
             whole = {"format": FORMAT, "settings": dict(made), "shards": dict(shards)}
-            _write(out / MADE, json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
-
-
-@contextmanager
-def alone(out: Path, rank: int) -> Iterator[None]:
-    """Keep another run's process of the same number from writing the same shards."""
-    lock = FileLock(out / f"{LOCK}-{rank}", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another run is writing to {out}; wait for its end") from error
-    try:
-        yield
-    finally:
-        lock.release()
+            write_text(out / MADE, json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_shard(out: Path, name: str, outcomes: Iterable[Outcome]) -> None:
-    """Write the tar `name` as samples come, and what became of them. Equal samples give equal
-    bytes: no time and no owner is written."""
+    """Write the tar `name` as samples come, and what became of them."""
     counts, broken = Counts(), []
-    partial = out / f"{name}.partial"
-    try:
-        with partial.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w") as tar:
-                for outcome in outcomes:
-                    counts += outcome.counts
-                    broken += [outcome.broken] if outcome.broken else []
-                    for member, data in outcome.files.items():
-                        info = tarfile.TarInfo(member)
-                        info.size = len(data)
-                        tar.addfile(info, io.BytesIO(data))
-            file.flush()
-            os.fsync(file.fileno())
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        nonlocal counts
+        for outcome in outcomes:
+            counts += outcome.counts
+            broken.extend([outcome.broken] if outcome.broken else [])
+            yield from outcome.files.items()
+
+    with whole(out / name) as partial:
+        fill_tar(partial, files())
         # img2dataset's word for what a shard holds, which readers know
         stats = {"successes": counts.samples - counts.dropped, "counts": asdict(counts)}
         skipped = [asdict(sample) for sample in broken]
-        _write(_stats_of(out, name), json.dumps(stats | {"skipped": skipped}) + "\n")
-        partial.replace(out / name)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_text(_stats_of(out, name), json.dumps(stats | {"skipped": skipped}) + "\n")
 
 
 def finish(out: Path, names: Sequence[str]) -> bool:
@@ -160,9 +136,10 @@ def finish(out: Path, names: Sequence[str]) -> bool:
     with FileLock(out / LOCK):
         if (out / INDEX).is_file() or not all((out / name).is_file() for name in names):
             return False
+        remove_partial(out)
         stats = {name: json.loads(_stats_of(out, name).read_text()) for name in names}
         lines = (json.dumps(s) for name in names for s in stats[name]["skipped"])
-        _write(out / SKIPPED, "".join(f"{line}\n" for line in lines))
+        write_text(out / SKIPPED, "".join(f"{line}\n" for line in lines))
         write_index(
             out,
             {n: Counted(s["successes"], (out / n).stat().st_size) for n, s in stats.items()},
@@ -184,9 +161,3 @@ def _stats_of(out: Path, name: str) -> Path:
 
 def _shown(shard: Sequence | None) -> str:
     return "not there" if shard is None else f"one of {shard[0]} samples and {shard[1]} bytes"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
