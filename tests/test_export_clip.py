@@ -12,7 +12,7 @@ from blip2ft.export import export_run, load_finetuned
 from blip2ft.inspection import describe
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.load import load_captioner, load_retriever
-from blip2ft.models.parts import set_trainable
+from blip2ft.models.parts import count_parameters, set_trainable
 from blip2ft.models.vqa import load_vqa
 
 PARTS = {"vision": "lora", "qformer": "full", "projection": "full"}
@@ -91,5 +91,5 @@ def test_stock_transformers_refuses_an_export(runs, tmp_path):
 def test_a_run_on_clip_is_described_as_it_is(runs, task):
     model, _, _ = load_finetuned(runs[task])
     told = describe(str(runs[task]))
-    total = sum(p.numel() for p in model.vision_model.parameters())
+    total = count_parameters(model)["vision"][1]
     assert f"{total:,}" in next(line for line in told.splitlines() if line.startswith("vision"))
