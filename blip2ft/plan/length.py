@@ -10,11 +10,12 @@ from typing import Any
 from blip2ft.data.order import Order
 from blip2ft.data.patterns import expand_braces
 from blip2ft.data.questions import read_questions
+from blip2ft.data.records import read_records
 from blip2ft.data.remote import is_remote
+from blip2ft.data.stream import open_stream
 from blip2ft.tasks.caption import caption_pairs
 from blip2ft.tasks.retrieval import image_text_pairs
 from blip2ft.tasks.vqa import answer_samples
-from blip2ft.training.feed import open_source
 
 STATE = 8 + 4  # of AdamW and the weight itself, bytes
 
@@ -36,10 +37,16 @@ def count_samples(task: str, settings: Mapping[str, Any]) -> tuple[int | None, s
                 questions, transform, settings["prompt"], 0, answers=data["answers"]
             )
             return len(samples), "counted"
-        named = [data["train"]] if data["train"] else (data["stream"] or {}).get("sources", [])
+        train, stream = data["train"], data["stream"]
+        if (train is None) == (stream is None):
+            raise ValueError("training takes data.train or data.stream, exactly one of them")
+        named = [train] if stream is None else stream["sources"]
         if missing := [s["source"] for s in named if not _is_here(s["source"])]:
             return None, f"{missing[0]} isn't here"
-        source = open_source(data["train"], data["stream"])
+        if stream is None:
+            source: Any = read_records(**train)
+        else:
+            source = open_stream(**{key: stream[key] for key in stream if key != "max_broken"})
         if task == "retrieval":
             return len(image_text_pairs(source, transform, 0)), "counted"
         return len(caption_pairs(source, transform, settings["prompt"], 0)), "counted"

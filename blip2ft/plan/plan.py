@@ -11,7 +11,7 @@ from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
 from blip2ft.data.order import Order
 from blip2ft.models.source import is_retriever, read_config
 from blip2ft.parse import parse_config
-from blip2ft.plan.batch import TextLength, text_length
+from blip2ft.plan.batch import text_length
 from blip2ft.plan.gpu import Gpu
 from blip2ft.plan.length import count_samples, count_steps, disk
 from blip2ft.plan.memory import Memory, Rehearsed, rehearse_sizes
@@ -128,7 +128,9 @@ def make_plan(
             "false to plan a training run"
         )
     notes: list[str] = []
-    setup, text = _setup(task, settings, gpu, notes, tokens)
+    setup = setup_of(task, settings, gpu, notes)
+    longest = settings["data"]["max_target_tokens"]
+    text = text_length(setup, settings.get("prompt", ""), longest, tokens)
     train = settings["train"]
     micro, batch = train["micro_batch_size"], train["batch_size"]
     order = Order(samples or 1, batch, settings["seed"])
@@ -182,16 +184,15 @@ def make_plan(
     )
 
 
-def _setup(
-    task: str, settings: Mapping[str, Any], gpu: Gpu | None, notes: list[str], tokens: int | None
-) -> tuple[Setup, TextLength]:
+def setup_of(task: str, settings: Mapping[str, Any], gpu: Gpu | None, notes: list[str]) -> Setup:
+    """What of the settings shapes the model; what had to be assumed is added to `notes`."""
     model, objectives = settings["model"], settings.get("objectives", {})
     precision = model["precision"]
     if precision == "auto":
         precision = "fp32" if gpu is not None and not gpu.bf16 else "bf16"
     if precision == "bf16" and gpu is not None and not gpu.bf16:
         raise ValueError("model.precision is bf16, which this GPU lacks; use fp32 or fp16")
-    setup = Setup(
+    return Setup(
         task=task,
         config=read_model_config(task, settings, notes),
         precision=precision,
@@ -202,8 +203,6 @@ def _setup(
         quantize=settings["quantize"],
         objectives={name: objectives[name] for name in ("itc", "itm", "itg") if objectives},
     )
-    longest = settings["data"]["max_target_tokens"]
-    return setup, text_length(setup, settings.get("prompt", ""), longest, tokens)
 
 
 def _largest(rehearsed: Rehearsed, gpu: Gpu, share: int, how: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@ memory, what gives it back and when is the code's own doing: frozen parts, adapt
 checkpointing, image size and length of text all show without being told.
 """
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -118,7 +119,7 @@ def rehearse(
     for value in batch.values():
         recorder._note(value)
     model.zero_grad(set_to_none=True)
-    with _parts_told(model, recorder), _checkpoints(model, backend), recorder:
+    with _no_collection(), _parts_told(model, recorder), _checkpoints(model, backend), recorder:
         with backend.forward():
             value = loss(model, dict(batch))
             recorder.mark(backend.cache.values(), CASTS)
@@ -127,6 +128,19 @@ def rehearse(
     recorder.mark((p.grad for p in model.parameters() if p.grad is not None), GRADIENTS)
     model.zero_grad(set_to_none=True)
     return Timeline.of(recorder.events, recorder.marked, GRADIENTS)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected meanwhile: its moment would differ from pass to pass."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -52,6 +52,10 @@ class Timeline:
             gradients,
         )
 
+    def kinds(self) -> np.ndarray:
+        """What each event is, a birth or a death and whose: (E,) strings."""
+        return np.char.add(np.where(self.sizes > 0, "+", "-"), np.array(self.parts)[self.owners])
+
     def peak(self, *, accumulates: bool) -> Peak:
         """The most that is held at once.
 
@@ -75,8 +79,9 @@ class Timeline:
 class Scale:
     """Timelines of the same pass at two micro-batch sizes, from which those of others follow.
 
-    Every tensor's size is a constant and a multiple of the micro-batch size. Where the two tell
-    different stories, only their peaks are compared.
+    Every tensor's size is a constant and a multiple of the micro-batch size. A loss in chunks has
+    more of them in a larger batch: between the events that both begin with and those that both end
+    with, everything is taken for a multiple.
     """
 
     small: Timeline
@@ -85,23 +90,26 @@ class Scale:
 
     def peak(self, size: int, *, accumulates: bool) -> Peak:
         """The peak at micro-batches of `size`."""
-        step = (size - self.sizes[0]) / (self.sizes[1] - self.sizes[0])
-        if _same_story(self.small, self.large):
-            sizes = self.small.sizes + step * (self.large.sizes - self.small.sizes)
-            there = replace(self.small, sizes=np.rint(sizes).astype(np.int64))
-            return there.peak(accumulates=accumulates)
-        few, more = (line.peak(accumulates=accumulates) for line in (self.small, self.large))
-        by_part = {
-            part: round(few.by_part.get(part, 0) + step * (held - few.by_part.get(part, 0)))
-            for part, held in more.by_part.items()
-        }
-        return Peak(round(few.size + step * (more.size - few.size)), by_part)
+        few, more = self.sizes
+        small, large = self.small.sizes, self.large.sizes
+        first, last = self._alike()
+        step = (size - few) / (more - few)
+        head = small[:first] + step * (large[:first] - small[:first])
+        between = large[first : len(large) - last] * (size / more)
+        tail = small[len(small) - last :]
+        tail = tail + step * (large[len(large) - last :] - tail)
+        sizes = np.rint(np.concatenate([head, between, tail])).astype(np.int64)
+        return replace(self.large, sizes=sizes).peak(accumulates=accumulates)
+
+    def _alike(self) -> tuple[int, int]:
+        """How many events both begin with, and how many of the others both end with."""
+        small, large = self.small.kinds(), self.large.kinds()
+        shorter = min(len(small), len(large))
+        first = _run(small[:shorter] == large[:shorter])
+        rest = shorter - first
+        return first, _run(small[::-1][:rest] == large[::-1][:rest])
 
 
-def _same_story(one: Timeline, other: Timeline) -> bool:
-    return (
-        one.parts == other.parts
-        and np.array_equal(one.numbers, other.numbers)
-        and np.array_equal(one.owners, other.owners)
-        and np.array_equal(one.sizes > 0, other.sizes > 0)
-    )
+def _run(same: np.ndarray) -> int:
+    """How many are true before the first that isn't."""
+    return len(same) if same.all() else int(np.argmin(same))
