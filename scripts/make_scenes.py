@@ -329,11 +329,22 @@ def encode(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def compose_split(style: str, split: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The rows of one file. Each scene has its own generator: a longer split begins the same."""
+def compose_split(
+    style: str, split: str, count: int, seed: int, twins: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The rows of one file. Each scene has its own generator: a longer split begins the same.
+
+    twins: every other scene shows the things of the one before in another order.
+    """
     for number in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
-        picture, fields = compose(draw_things(split, rng), style, rng)
+        things = draw_things(split, rng)
+        if twins and number % 2:
+            before = np.random.default_rng([seed, SPLITS.index(split), number - 1])
+            others = draw_things(split, before)
+            shift = int(rng.integers(1, max(2, len(others))))
+            things = others[shift:] + others[:shift]
+        picture, fields = compose(things, style, rng)
         image_id = f"{style}-{split}-{number:06d}"
         image = {"bytes": encode(picture), "path": f"{image_id}.jpg"}
         yield {"image": image, "image_id": image_id, **fields}
@@ -461,6 +472,8 @@ def make(out: Path, counts: dict[str, int], seed: int = 0, styles: Sequence[str]
     settings = {"recipe": RECIPE, "seed": seed, **counts, "drawings": fingerprint()}
     if tuple(styles) != STYLES:
         settings["styles"] = list(styles)
+    if twins:
+        settings["twins"] = True
     scenes, derived = read_manifest(out, settings)
     keep = are_there(out, scenes)
     if keep and are_there(out, derived):
@@ -470,7 +483,8 @@ def make(out: Path, counts: dict[str, int], seed: int = 0, styles: Sequence[str]
         for split in SPLITS:
             path = out / style / f"{split}.parquet"
             if not keep:
-                write_parquet(list(compose_split(style, split, counts[split], seed)), path)
+                rows = compose_split(style, split, counts[split], seed, twins and split == "train")
+                write_parquet(list(rows), path)
                 scenes[path.relative_to(out).as_posix()] = path.stat().st_size
             made = [path.with_name(f"{split}-questions.jsonl")]
             write_questions(path, made[0], split, seed)
@@ -503,11 +517,16 @@ def main(arguments: list[str] | None = None) -> int:
             help=f"scenes of each style, default {default}",
         )
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES, help="default both")
+    parser.add_argument(
+        "--twins",
+        action="store_true",
+        help="every other training scene shows the things of the one before in another order",
+    )
     options = parser.parse_args(arguments)
     counts = {split: getattr(options, split) for split in SPLITS}
     start = time.perf_counter()
     try:
-        made = make(options.out, counts, options.seed, options.styles)
+        made = make(options.out, counts, options.seed, options.styles, options.twins)
     except KeyboardInterrupt:
         print("make_scenes: interrupted; run it again to finish.", file=sys.stderr)
         return 130

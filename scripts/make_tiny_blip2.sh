@@ -40,11 +40,13 @@ export_run() {
     [ -e "$2" ] || blip2ft export "$1" --out "$2" --dtype bf16
 }
 
-# Pictures: what is trained on comes as shards, as web data does.
+# Pictures: what is trained on comes as shards, as web data does. Every other scene is another order
+# of the one before, and shards are small, so that many of a batch of 128 have such a twin in it:
+# the negatives by which matching learns left from right.
 python scripts/make_scenes.py --out data/scenes
-python scripts/make_scenes.py --out "$out/scenes" --styles openmoji --seed 1 \
+python scripts/make_scenes.py --out "$out/scenes" --styles openmoji --seed 1 --twins \
     --train "$scenes" --validation 1 --test 1
-blip2ft shard "$out/scenes/openmoji/train.parquet" --out "$out/shards"
+blip2ft shard "$out/scenes/openmoji/train.parquet" --out "$out/shards" --size 64
 
 # Parts that the paper takes ready-made.
 python scripts/make_tiny_vision.py "$out/vision" --scenes "$scenes" "${few_steps[@]}"

@@ -238,6 +238,15 @@ def test_a_caption_of_the_distinct_scenes_means_one_picture(tmp_path: Path) -> N
     assert distinct.schema.equals(scenes.schema, check_metadata=True)  # also the image column's
 
 
+def test_twins_show_the_same_things_in_another_order() -> None:
+    rows = list(make_scenes.compose_split("openmoji", "train", 40, seed=3, twins=True))
+    alone = list(make_scenes.compose_split("openmoji", "train", 40, seed=3))
+    assert [row["captions"] for row in rows[::2]] == [row["captions"] for row in alone[::2]]
+    for one, twin in zip(rows[::2], rows[1::2], strict=True):
+        assert set(one["things"]) == set(twin["things"])
+        assert len(one["things"]) == 1 or one["things"] != twin["things"]
+
+
 def test_what_is_made_of_scenes_is_made_for_those_that_are_there(tmp_path: Path) -> None:
     few = {"train": 2, "validation": 1, "test": 1}
     make_scenes.make(tmp_path, few)
