@@ -462,7 +462,13 @@ def are_there(out: Path, sizes: dict[str, int]) -> bool:
     )
 
 
-def make(out: Path, counts: dict[str, int], seed: int = 0, styles: Sequence[str] = STYLES) -> bool:
+def make(
+    out: Path,
+    counts: dict[str, int],
+    seed: int = 0,
+    styles: Sequence[str] = STYLES,
+    twins: bool = False,
+) -> bool:
     """Write all scenes and what is made of them, the manifest last; False if they are there.
 
     Scenes that are there stay as they are. Raises SceneError when they are of other settings.
