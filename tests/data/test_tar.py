@@ -141,7 +141,9 @@ def test_a_sample_of_a_tar_that_became_too_short_is_refused(tmp_path):
         part.read()
 
 
-@pytest.mark.parametrize("data", [b"<html>not found</html>", gzip.compress(b"x" * 999, mtime=0), b"a" * 999])
+@pytest.mark.parametrize(
+    "data", [b"<html>not found</html>", gzip.compress(b"x" * 999, mtime=0), b"a" * 999]
+)
 def test_what_is_no_tar_is_refused(tmp_path, data):
     path = tmp_path / "x.tar"
     path.write_bytes(data.ljust(1024, b"!"))
