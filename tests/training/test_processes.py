@@ -127,16 +127,19 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(tmp_path, monkeyp
 @on_cpu
 def test_processes_without_a_device_know_of_each_other(tmp_path):
     program = (
+        "from pathlib import Path\n"
         "from blip2ft.training.processes import start_processes\n"
-        f"accelerator = start_processes('auto', [], {str(tmp_path)!r})\n"
-        "print(f'{accelerator.num_processes} processes')"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "accelerator = start_processes('auto', [], folder)\n"
+        "found = folder / f'{accelerator.process_index}.txt'\n"
+        "found.write_text(str(accelerator.num_processes))"
     )
     (tmp_path / "program.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2", tmp_path / "program.py"]
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
-    assert found.stdout.split("\n")[:2] == ["2 processes"] * 2
+    assert [(tmp_path / f"{i}.txt").read_text() for i in range(2)] == ["2", "2"]
 
 
 def test_workers_are_no_more_than_the_cores(monkeypatch, caplog):
