@@ -5,16 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForMaskedLM,
     AutoTokenizer,
     Blip2ForConditionalGeneration,
     Blip2Processor,
 )
 
+from blip2ft.models.bert import read_bert, with_rows
 from blip2ft.models.clip_vision import class_for
 from blip2ft.models.resolution import resize_image_input
 from blip2ft.models.retriever import HEADS, OBJECTIVES, Retriever
@@ -118,7 +117,7 @@ def load_retriever(
     Further arguments: see `load_captioner`.
 
     Raises ValueError for a missing, damaged or foreign checkpoint, for one whose weights don't
-    fit its config, and for unknown objectives.
+    fit its config, for an itg_head without a head or with another's, and for unknown objectives.
     """
     name = str(name)
     objectives = dict.fromkeys(OBJECTIVES, 1.0) if objectives is None else dict(objectives)
@@ -184,33 +183,32 @@ def _check_objectives(objectives: Mapping[str, float]) -> None:
 @torch.no_grad()
 def _load_itg_head(model: Retriever, name: str) -> None:
     """Copy the head of ITG from a BERT with its language-modelling head, or from a retriever."""
-    config = AutoConfig.from_pretrained(name) if Path(name).is_dir() else None
-    if config is not None and is_retriever(config):
-        head = class_for(Retriever, config).from_pretrained(name).itg_head
-        found = dict(head.named_parameters())
-    else:
+    with explained(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if is_retriever(config):
         with explained(name):
-            bert = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False)
-        if bert.config.model_type != "bert":
-            raise ValueError(f"{name} is a {bert.config.model_type}; the ITG head is BERT's")
-        predictions = bert.cls.predictions
-        found = {
-            "transform.weight": predictions.transform.dense.weight,
-            "transform.bias": predictions.transform.dense.bias,
-            "norm.weight": predictions.transform.LayerNorm.weight,
-            "norm.bias": predictions.transform.LayerNorm.bias,
-            "bias": predictions.bias,
-        }
-    for part, parameter in model.itg_head.named_parameters():
-        taken = found[part]
-        if part == "bias":  # BERT lacks tokens that were added since, such as [DEC]
-            taken = functional.pad(taken, (0, max(0, len(parameter) - len(taken))))
-        if taken.shape != parameter.shape:
-            raise ValueError(
-                f"the ITG head of {name} doesn't fit: {part} is {tuple(taken.shape)}, the model "
-                f"needs {tuple(parameter.shape)}; use a BERT of the same width and vocabulary"
+            source, info = class_for(Retriever, config).from_pretrained(
+                name, output_loading_info=True
             )
-        parameter.copy_(taken)
+        lacking = info["missing_keys"]
+        tensors = {key: t for key, t in source.state_dict().items() if key not in lacking}
+    else:
+        tensors = read_bert(name).tensors
+    own = {f"itg_head.{part}": tensor for part, tensor in model.itg_head.named_parameters()}
+    if not own.keys() <= tensors.keys():
+        raise ValueError(
+            f"{name} has no language-modelling head, so there is none to take for ITG; use a BERT "
+            "that has one, such as bert-base-uncased, or leave itg_head out for random weights"
+        )
+    found = with_rows({key: tensors[key] for key in own}, len(model.itg_head.bias))
+    for key, parameter in own.items():
+        if found[key].shape != parameter.shape:
+            raise ValueError(
+                f"the ITG head of {name} doesn't fit: {key.removeprefix('itg_head.')} is "
+                f"{tuple(found[key].shape)}, the model needs {tuple(parameter.shape)}; use a BERT "
+                "of the same width and vocabulary"
+            )
+        parameter.copy_(found[key])
 
 
 def complete_tokens(model: Blip2ForConditionalGeneration, processor: Blip2Processor) -> None:

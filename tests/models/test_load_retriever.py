@@ -89,11 +89,18 @@ def test_a_head_that_does_not_fit_is_refused(without_heads, tmp_path):
         load_retriever(without_heads, itg_head=tmp_path / "wide")
 
 
+def test_a_source_without_a_head_is_refused(without_heads, tmp_path):
+    bert().bert.save_pretrained(tmp_path / "bare")
+    for source in (tmp_path / "bare", without_heads):
+        with pytest.raises(ValueError, match="has no language-modelling head, so there is none"):
+            load_retriever(without_heads, itg_head=source)
+
+
 def test_a_head_of_no_bert_is_refused(without_heads, tmp_path):
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9)).save_pretrained(
         tmp_path / "gpt"
     )
-    with pytest.raises(ValueError, match=r"can't load|is a gpt2"):
+    with pytest.raises(ValueError, match="it is a 'gpt2', and a Q-Former starts from a BERT"):
         load_retriever(without_heads, itg_head=tmp_path / "gpt")
 
 
