@@ -18,7 +18,6 @@ from blip2ft.data.cache import FETCHED, Cache, default_cache
 from blip2ft.data.loading import load_batches
 from blip2ft.data.shard_records import Source
 from blip2ft.data.stream import GB, open_source
-from blip2ft.data.whole import LOCK, alone
 from blip2ft.export import DTYPES
 from blip2ft.tasks.candidates import Captioner, Scorer
 from blip2ft.webimages.filtering import Rules, check_rules, filter_images
@@ -33,6 +32,7 @@ from blip2ft.webimages.folder import (
 )
 from blip2ft.webimages.models import choose_device, digest, open_captioner, open_scorer
 from blip2ft.webimages.reading import WebImages, shard_names
+from blip2ft.whole import LOCK, alone
 
 CACHE_GB = 50
 

@@ -29,8 +29,8 @@ from blip2ft.data.shard_index import INDEX, Counted, read_index, write_index
 from blip2ft.data.shard_writer import Written, write_shard
 from blip2ft.data.shards import list_files, scan_tars
 from blip2ft.data.tar import find_samples
-from blip2ft.data.whole import LOCK, PARTIAL, alone, remove_partial, write_text
 from blip2ft.training.run import append_line, read_lines
+from blip2ft.whole import LOCK, PARTIAL, alone, remove_partial, write_text
 
 PLAN = ".plan.json"  # how a folder that isn't finished is made
 DONE = ".done.jsonl"  # a line for each shard in it

@@ -18,8 +18,8 @@ import blip2ft.sharding
 from blip2ft.cli import main
 from blip2ft.data.records import read_records
 from blip2ft.data.stream import open_stream
-from blip2ft.data.whole import alone
 from blip2ft.sharding import write_shards
+from blip2ft.whole import alone
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from blip2ft.data.remote import is_remote
-from blip2ft.data.whole import write_text
+from blip2ft.whole import write_text
 
 
 def keep_counts(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blip2ft.data.remote import bare, is_remote, read_remote
-from blip2ft.data.whole import write_text
+from blip2ft.whole import write_text
 
 INDEX = "index.json"
 THREADS = 16  # small files fetched at once

@@ -11,7 +11,8 @@ from PIL import Image
 from blip2ft.data.entries import CAPTION_COLUMNS, ID_COLUMN
 from blip2ft.data.images import FORMATS, open_image
 from blip2ft.data.records import Record
-from blip2ft.data.whole import fill_tar, whole
+from blip2ft.data.tar import fill_tar
+from blip2ft.whole import whole
 
 # Pillow's names of what `open_image` opens, as extensions
 EXTENSIONS = {

@@ -15,8 +15,8 @@ from blip2ft.data.order import Order
 from blip2ft.data.records import Record, read_records
 from blip2ft.data.same_shards import check_same
 from blip2ft.data.stream import Stream, open_stream
-from blip2ft.data.whole import write_text
 from blip2ft.training.broken import BrokenLog
+from blip2ft.whole import write_text
 
 STREAM = "stream.json"  # in a run's folder
 

@@ -17,7 +17,8 @@ from filelock import FileLock
 
 from blip2ft.data.broken import Broken
 from blip2ft.data.shard_index import INDEX, Counted, write_index
-from blip2ft.data.whole import LOCK, fill_tar, remove_partial, whole, write_text
+from blip2ft.data.tar import fill_tar
+from blip2ft.whole import LOCK, remove_partial, whole, write_text
 
 MADE, SKIPPED = "capfilt.json", "skipped.jsonl"
 FORMAT = 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from shard_files import members, write_tar
 
-from blip2ft.data.tar import Part, TarSample, find_samples, read_sample, split_name
+from blip2ft.data.tar import Part, TarSample, fill_tar, find_samples, read_sample, split_name
 
 LONG = "folder/" * 20 + "a" * 120  # beyond what a plain header holds
 FORMATS = {
@@ -45,6 +45,18 @@ def test_every_kind_of_tar_reads_as_tarfile_does(tmp_path, name):
         files[f"{LONG}.txt"] = b"long"
     path = write_tar(tmp_path / "x.tar", files, format=FORMATS[name])
     assert {sample.key: sample.data for sample in samples(path)} == expected(path)
+
+
+def test_tars_of_equal_files_are_equal(tmp_path):
+    files = [("a.txt", b"one"), ("b" * 200, b""), ("\u00e9.txt", b"two")]
+    sizes = [fill_tar(tmp_path / name, iter(files)) for name in ("1.tar", "2.tar")]
+    data = (tmp_path / "1.tar").read_bytes()
+    assert data == (tmp_path / "2.tar").read_bytes()
+    assert sizes == [len(data)] * 2
+    with tarfile.open(tmp_path / "1.tar") as tar:
+        assert [(m.name, tar.extractfile(m).read(), m.mtime, m.uid) for m in tar] == [
+            (name, content, 0, 0) for name, content in files
+        ]
 
 
 def test_parts_can_be_read_by_themselves(tmp_path):

@@ -1,12 +1,11 @@
 """Files are there as a whole or not at all."""
 
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from blip2ft.data.whole import alone, fill_tar, remove_partial, whole, write_text
+from blip2ft.whole import alone, remove_partial, whole, write_text
 
 
 def test_a_file_is_there_once_it_is_written_to_the_end(tmp_path, monkeypatch):
@@ -36,18 +35,6 @@ def test_after_an_error_the_file_is_as_it_was(tmp_path):
     with whole(tmp_path / "b.txt"):
         pass  # nothing was written
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_tars_of_equal_files_are_equal(tmp_path):
-    files = [("a.txt", b"one"), ("b" * 200, b""), ("\u00e9.txt", b"two")]
-    sizes = [fill_tar(tmp_path / name, iter(files)) for name in ("1.tar", "2.tar")]
-    data = (tmp_path / "1.tar").read_bytes()
-    assert data == (tmp_path / "2.tar").read_bytes()
-    assert sizes == [len(data)] * 2
-    with tarfile.open(tmp_path / "1.tar") as tar:
-        assert [(m.name, tar.extractfile(m).read(), m.mtime, m.uid) for m in tar] == [
-            (name, content, 0, 0) for name, content in files
-        ]
 
 
 def test_what_a_kill_left_is_removed(tmp_path):

@@ -1,9 +1,7 @@
 """Files that are there as a whole or not at all, and folders that one run writes to at a time."""
 
-import io
 import os
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,19 +33,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def fill_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> int:
-    """Write a tar of files by name, as they come; its size.
-
-    Equal files give equal bytes: no time and no owner is written.
-    """
-    with tarfile.open(path, "w") as tar:
-        for name, data in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path.stat().st_size
 
 
 def remove_partial(folder: Path) -> None:
