@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from blip2ft.models.build import check_free, fill, name_end_tokens, processor_of, save_whole
+from blip2ft.models.build import fill, name_end_tokens, processor_of, save_whole
 from blip2ft.models.clip_vision import CLIP_ACT, class_for, is_clip
 from blip2ft.models.language_source import (
     LANGUAGE,
@@ -41,6 +41,7 @@ from blip2ft.models.original import compare, read_original, report_differences
 from blip2ft.models.original_vision import CLIP_HEAD_WIDTH, original_sizes
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import explained, read_config
+from blip2ft.whole import check_free, whole
 
 logger = logging.getLogger(__name__)
 
@@ -179,13 +180,8 @@ def to_checkpoint(
             len(biased),
         )
     mapped = to_lavis(state, family, settings.qformer_config.max_position_embeddings, encoder)
-    partial = out.with_name(f".partial-{out.name}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole(out) as partial:
         torch.save({"model": mapped}, partial)
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
     missing = (*differences.missing, *differences.misshapen)
     return Conversion(family, len(mapped), missing=missing, unused=unused)
 

@@ -1,6 +1,7 @@
-"""Files that are there as a whole or not at all, and folders that one run writes to at a time."""
+"""Files and folders that are there as a whole or not at all, and that one run writes at a time."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,18 +16,46 @@ PARTIAL = ".partial-"
 def whole(path: Path) -> Iterator[Path]:
     """Where to write a file that is then put on the disk and renamed to `path`.
 
-    After an error there is none, nor where none was written.
+    After an error there is none, nor where none was written. Folders above it are made.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     # several processes may be at it
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         yield partial
         if partial.exists():
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
+            _flush(partial)
             partial.replace(path)
+            _flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder whose files are then put on the disk, and that is renamed to `path`.
+
+    After an error there is none. `path` may be an empty folder; folders above it are made.
+    """
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for written in partial.rglob("*"):
+            _flush(written)
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(out: Path) -> None:
+    """Raise ValueError where the folder `out` is in use."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is in use and is not overwritten; choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,14 +67,17 @@ def write_text(path: Path, text: str) -> None:
 def remove_partial(folder: Path) -> None:
     """Remove what killed runs left half-written, while no other run writes."""
     for path in folder.glob(f"{PARTIAL}*"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
-def alone(folder: Path, name: str = LOCK) -> Iterator[None]:
+def alone(folder: Path, name: str = LOCK, *, doing: str = "writing to") -> Iterator[None]:
     """Keep other runs from writing to the same folder; a run that is killed lets go of it.
 
-    name: of the lock, where several processes share the work.
+    name: of the lock, where several processes share the work; doing: what they do, for the error.
 
     Raises ValueError where another has it.
     """
@@ -53,8 +85,17 @@ def alone(folder: Path, name: str = LOCK) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"another run is writing to {folder}; wait for its end") from error
+        raise ValueError(f"another run is {doing} {folder}; wait for its end") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from blip2ft.whole import whole_folder
 
 
 def fit(
@@ -77,19 +78,16 @@ def make_part(options: argparse.Namespace, make: Callable[[Path], dict[str, Any]
     if options.steps < 1 or options.seed < 0:
         print("error: --steps must be at least 1, --seed at least 0", file=sys.stderr)
         return 2
-    partial = options.out.with_name(f".partial-{options.out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
     torch.manual_seed(options.seed)
     start = time.perf_counter()
     try:
-        metrics = make(partial)
+        with whole_folder(options.out) as partial:
+            metrics = {"seed": options.seed, "steps": options.steps, **make(partial)}
+            metrics["seconds"] = round(time.perf_counter() - start)
+            text = json.dumps(metrics, indent=2) + "\n"
+            (partial / "metrics.json").write_text(text, encoding="utf-8")
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
-    metrics = {"seed": options.seed, "steps": options.steps, **metrics}
-    metrics["seconds"] = round(time.perf_counter() - start)
-    text = json.dumps(metrics, indent=2) + "\n"
-    (partial / "metrics.json").write_text(text, encoding="utf-8")
-    partial.rename(options.out)
     print(text, end="")
     return 0

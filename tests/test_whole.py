@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from blip2ft.whole import alone, remove_partial, whole, write_text
+from blip2ft.whole import alone, remove_partial, whole, whole_folder, write_text
 
 
 def test_a_file_is_there_once_it_is_written_to_the_end(tmp_path, monkeypatch):
@@ -18,7 +18,7 @@ def test_a_file_is_there_once_it_is_written_to_the_end(tmp_path, monkeypatch):
         assert path.read_text() == "old"
         assert partial.name == f".partial-{os.getpid()}-a.txt"
     assert path.read_text() == "new"
-    assert len(synced) == 1
+    assert len(synced) == 2  # the file, and its name
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -37,9 +37,43 @@ def test_after_an_error_the_file_is_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_folder_is_there_once_it_is_written_to_the_end(tmp_path, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    path = tmp_path / "above" / "a"
+    with whole_folder(path) as partial:
+        (partial / "b").mkdir()
+        (partial / "b" / "c.txt").write_text("new")
+        assert not path.exists()
+    assert (path / "b" / "c.txt").read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["a"]
+    assert len(synced) == 3  # file, folder, and the folder's name
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_after_an_error_there_is_no_folder(tmp_path, empty):
+    path = tmp_path / "a"
+    if empty:
+        path.mkdir()
+
+    def fail(folder: Path) -> None:
+        (folder / "b.txt").write_text("half")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"), whole_folder(path) as partial:
+        fail(partial)
+    assert [p.name for p in tmp_path.rglob("*")] == (["a"] if empty else [])
+    (tmp_path / ".partial-a").mkdir()
+    (tmp_path / ".partial-a" / "left.txt").write_text("by a kill")
+    with whole_folder(path) as partial:
+        (partial / "b.txt").write_text("whole")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "b.txt"]
+
+
 def test_what_a_kill_left_is_removed(tmp_path):
     (tmp_path / ".partial-1-a.tar").write_bytes(b"half")
     (tmp_path / "a.tar").write_bytes(b"whole")
+    (tmp_path / ".partial-model" / "deep").mkdir(parents=True)
     remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
@@ -49,6 +83,12 @@ def test_one_run_writes_at_a_time(tmp_path):
         alone(tmp_path),
         pytest.raises(ValueError, match=r"another run is writing to .*; wait for its end"),
         alone(tmp_path),
+    ):
+        pass
+    with (
+        alone(tmp_path),
+        pytest.raises(ValueError, match="another run is reading"),
+        alone(tmp_path, doing="reading"),
     ):
         pass
     with alone(tmp_path), alone(tmp_path, ".lock-1"):

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from blip2ft.models.bert import Bert, for_queries, read_bert, with_rows
-from blip2ft.models.build import check_free, fill, name_end_tokens, processor_of, save_whole
+from blip2ft.models.build import fill, name_end_tokens, processor_of, save_whole
 from blip2ft.models.clip_vision import class_for
 from blip2ft.models.language_source import check_vocabulary, end_with_line_break, read_language
 from blip2ft.models.load import complete_tokens, load_retriever
@@ -25,6 +25,7 @@ from blip2ft.models.parts import count_parameters
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import explained
 from blip2ft.models.vision_source import VisionSource, read_vision
+from blip2ft.whole import check_free
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """A model out of tensors from several places: filled, drawn where there is none, saved whole."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Blip2Processor
 
 from blip2ft.models.load import IMAGE_TOKEN
+from blip2ft.whole import whole_folder
 
 
 def fill(model: Any, tensors: Mapping[str, Tensor], seed: int) -> tuple[str, ...]:
@@ -58,21 +58,8 @@ def name_end_tokens(model: Any) -> None:
         setattr(model.generation_config, name, getattr(text, name, None))
 
 
-def check_free(out: Path) -> None:
-    """Raise ValueError where the folder `out` is in use."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is in use and is not overwritten; choose another folder")
-
-
 def save_whole(model: Any, processor: Any, out: Path) -> None:
     """Save both in the folder `out`, which is there whole or not at all."""
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(out) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
