@@ -1,0 +1,1 @@
+"""What frozen parts compute of images, computed once and kept on disk."""
