@@ -1,7 +1,6 @@
 """From a run to a folder in transformers' format: merged, verified, complete."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, 
 from blip2ft.models.load import end_token_id, load_captioner, load_retriever
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.vqa import load_vqa
+from blip2ft.whole import check_free, whole_folder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Largest difference of a logit, as a share of the largest logit. bf16 keeps 8 bits of mantissa
@@ -129,8 +129,7 @@ def export_run(
     times the largest one; then nothing is left in `out`.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is in use and is not overwritten; choose another folder")
+    check_free(out)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
     model, processor, description = load_finetuned(run, base=base)
@@ -143,9 +142,7 @@ def export_run(
     if task != "retrieval":
         _complete_generation_config(model, description)
 
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(out) as partial:
         model.to(DTYPES[dtype]).save_pretrained(partial)
         processor.save_pretrained(partial)
         kept = {k: v for k, v in description.items() if k not in ("parts", "image_size")}
@@ -162,11 +159,6 @@ def export_run(
                 f"allowed is {allowed:g} of the largest, {largest:.3g}; nothing was exported. "
                 "Try --dtype fp32"
             )
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {"max_difference": difference, "largest_logit": largest}
 
 
