@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PartMode = Literal["frozen", "lora", "full"]
+AdamWKind = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 LoraInit = Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]
 
 
@@ -186,6 +187,9 @@ class OptimizerConfig:
     """AdamW and its schedule: linear warm-up, then a cosine that moves every step.
 
     Args:
+        kind: "adamw" is torch's. "adamw_8bit" keeps its averages in 8 bits, those of embeddings and
+            vectors in 32; "paged_adamw" moves them to the host's memory where the GPU's runs out;
+            "paged_adamw_8bit" does both (bitsandbytes; pages on CUDA alone).
         lr: Peak learning rate (appendix table 7).
         min_lr: Rate at the end of the cosine.
         warmup_steps: Steps from 0 to the peak.
@@ -195,6 +199,7 @@ class OptimizerConfig:
         max_grad_norm: Clip the gradient's norm; None doesn't clip.
     """
 
+    kind: AdamWKind = "adamw"
     lr: float = 1e-5
     min_lr: float = 0.0
     warmup_steps: int = 1000

@@ -7,6 +7,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 
@@ -175,6 +176,21 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_folder(request: pytest.FixtureRequest) -> Path:
     """Both language-model families in turn."""
     return request.getfixturevalue(f"{request.param}_folder")
+
+
+@pytest.fixture(scope="session")
+def wide_folder(opt_folder, tmp_path_factory) -> Path:
+    """A model of width 64: bitsandbytes packs rows in blocks of 64."""
+    folder = Path(shutil.copytree(opt_folder, tmp_path_factory.mktemp("wide") / "model"))
+    config = Blip2Config.from_pretrained(folder)
+    for part in (config.vision_config, config.text_config):
+        part.hidden_size = 64
+    config.vision_config.intermediate_size = 64
+    config.text_config.word_embed_proj_dim = config.text_config.ffn_dim = 64
+    config.qformer_config.encoder_hidden_size = 64
+    torch.manual_seed(0)
+    Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
 
 
 CAPTIONS = ("a red apple", "a blue bird on the left", "a cat and a dog", "the car with a bird")

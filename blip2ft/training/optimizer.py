@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from blip2ft.models.parts import part_of
+from blip2ft.training.adamw import make_adamw
 
 _VISION_LAYER = re.compile(r"^vision_model\.encoder\.layers\.(\d+)\.")
 
@@ -72,8 +73,9 @@ def make_optimizer(
     weight_decay: float = 0.05,
     vision_layer_decay: float = 1.0,
     lora_lr_ratio: float = 1.0,
-) -> AdamW:
-    """AdamW over `parameter_groups`."""
+    kind: str = "adamw",
+) -> Optimizer:
+    """AdamW over `parameter_groups`; kind: see adamw.py."""
     groups = parameter_groups(
         model,
         lr=lr,
@@ -81,7 +83,7 @@ def make_optimizer(
         vision_layer_decay=vision_layer_decay,
         lora_lr_ratio=lora_lr_ratio,
     )
-    return AdamW(groups, lr=lr, betas=betas, fused=True)
+    return make_adamw(kind, model, groups, lr, betas)
 
 
 def learning_rate_factor(
@@ -99,7 +101,7 @@ def learning_rate_factor(
 
 
 def make_schedule(
-    optimizer: AdamW, *, steps: int, warmup_steps: int, lr: float, min_lr: float = 0.0
+    optimizer: Optimizer, *, steps: int, warmup_steps: int, lr: float, min_lr: float = 0.0
 ) -> LambdaLR:
     """`learning_rate_factor` on every group, each with its own layer-wise scale.
 

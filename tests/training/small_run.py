@@ -47,6 +47,7 @@ def small_run(
     micro: int = 8,
     workers: int = 0,
     adamw: bool = True,
+    kind: str = "adamw",
     dropout: bool = True,
     loss: Callable = caption_loss,
     evaluate: Callable = lambda step: {"cider": float(step)},
@@ -83,7 +84,7 @@ def small_run(
         return load_batches(samples, keys, layout.collate, workers=workers)
 
     if adamw:
-        optimizer = make_optimizer(model, lr=1e-3)
+        optimizer = make_optimizer(model, lr=1e-3, kind=kind)
     else:
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     schedule = make_schedule(optimizer, steps=6, warmup_steps=2, lr=1e-3)
