@@ -161,7 +161,7 @@ class Writer:
         Raises ValueError where that fails, as on a full disk; what was there before stays.
         """
         try:
-            _write(self._rows, encode(features, self.store.key.dtype))
+            _write(self._rows, encode(features, self.store.key.dtype).data)
             _write(self._ids, b"".join(digests))
         except OSError as error:
             self._forget_half()
@@ -199,7 +199,7 @@ def read_key(folder: Path) -> Key:
         raise ValueError(f"{folder} is no cache of features: {path}: {error}") from error
 
 
-def _write(file: Any, data: np.ndarray | bytes) -> None:
+def _write(file: Any, data: memoryview | bytes) -> None:
     left = memoryview(data).cast("B")
     while left:
         left = left[file.write(left) :]
