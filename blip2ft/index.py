@@ -17,11 +17,11 @@ from blip2ft.photos.shards import (
     Maker,
     Shard,
     add_shard,
-    alone,
     is_index,
     read_shards,
     write_maker,
 )
+from blip2ft.whole import alone, remove_partial
 
 SHARD_PHOTOS = 1024
 SHARD_SECONDS = 300.0  # after which a shard is written as it is: a kill loses no more
@@ -80,7 +80,8 @@ def index_photos(
             str(at if local else model), None if local else at.name, image_size, *fingerprint(at)
         )
         write_maker(out, maker)
-    with alone(out):
+    with alone(out, doing="extending"):
+        remove_partial(out / "shards")
         shards = read_shards(out)
         known = {photo.path: photo for shard in shards for photo in shard.photos}
         new = [photo for photo in found if is_changed(known.get(photo.path), photo)]

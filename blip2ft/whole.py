@@ -42,7 +42,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        for written in partial.rglob("*"):
+        for written in (*partial.rglob("*"), partial):
             _flush(written)
         if path.exists():
             path.rmdir()

@@ -22,6 +22,7 @@ from blip2ft.photos import nearest, shards
 from blip2ft.photos.encoder import Encoder
 from blip2ft.photos.files import find_photos, read_photos
 from blip2ft.photos.search import PhotoIndex
+from blip2ft.whole import alone
 
 WORDS = ("a red cat", "the dog on the left", "bird", "a photo of an apple with a car")
 
@@ -416,10 +417,17 @@ def test_damage_is_named_with_what_to_do(index, photos):
 
 def test_two_runs_do_not_extend_one_index(index, photos):
     with (
-        shards.alone(index),
+        alone(index),
         pytest.raises(ValueError, match="another run is extending"),
     ):
         index_photos(photos, index)
+
+
+def test_what_a_kill_left_of_a_shard_is_removed(index, photos):
+    left = index / "shards" / ".partial-1-000009.safetensors"
+    left.write_bytes(b"half")
+    index_photos(photos, index)
+    assert not left.exists()
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_a_folder_is_there_once_it_is_written_to_the_end(tmp_path, monkeypatch):
         assert not path.exists()
     assert (path / "b" / "c.txt").read_text() == "new"
     assert [p.name for p in path.parent.iterdir()] == ["a"]
-    assert len(synced) == 3  # file, folder, and the folder's name
+    assert len(synced) == 4  # the file, what names it, what names that, and the new name
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from blip2ft.whole import PARTIAL, whole
+
 FETCHED = "fetched"  # the folder in a cache for files that are removed for newer ones
 OWN = re.compile(r"[0-9a-f]{32}")  # names of such files: no other is ever removed
-PARTIAL = ".partial-"
+LEFT = re.compile(rf"{PARTIAL}\d+-{OWN.pattern}")  # and of those that a kill left half-written
 LOCKS = 64  # more would be a litter of files; two shards with the same lock wait for each other
 ABANDONED = 24 * 3600.0  # seconds after which what a kill left half-written is removed
 
@@ -45,13 +47,9 @@ class Cache:
         with FileLock(self.folder / f".lock-{int(digest, 16) % LOCKS}"):
             if _touch(path):  # made by another process meanwhile
                 return path
-            partial = self.folder / f"{PARTIAL}{path.name}"
-            try:
+            with whole(path) as partial:
                 make(partial)
                 self._make_room(partial.stat().st_size)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
         return path
 
     def _make_room(self, size: int) -> None:
@@ -66,8 +64,7 @@ class Cache:
                 if OWN.fullmatch(path.name):
                     held.append((status.st_mtime, status.st_size, path))
                     continue
-                own = OWN.fullmatch(path.name.removeprefix(PARTIAL))
-                if own and now - status.st_mtime > ABANDONED:
+                if LEFT.fullmatch(path.name) and now - status.st_mtime > ABANDONED:
                     path.unlink(missing_ok=True)
             total = size + sum(bytes_ for _, bytes_, _ in held)
             for _, bytes_, path in sorted(held):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from blip2ft.losses import similarities
-from blip2ft.photos.shards import Shard, write_whole
+from blip2ft.photos.shards import Shard
+from blip2ft.whole import whole
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ def arrange(folder: Path, shards: Sequence[Shard]) -> Any:
             index = _trained(faiss, shards, width, total)
         for shard in shards[done:]:
             index.add(shard.features().float().flatten(0, 1).numpy())
-        write_whole(files[-1], lambda path: faiss.write_index(index, str(path)))
+        with whole(files[-1]) as partial:
+            faiss.write_index(index, str(partial))
         for other in set((folder / "faiss").glob("*.faiss")) - {files[-1]}:
             other.unlink(missing_ok=True)
     if kind == "ivf":

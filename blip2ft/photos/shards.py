@@ -10,24 +10,20 @@ Shards are only ever added. The lines are written last: a shard without them doe
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from blip2ft.photos.files import Photo
+from blip2ft.whole import LOCK, PARTIAL, whole, write_text
 
 FORMAT = 1
 DESCRIPTION = "index.json"
-LOCK = ".lock"
-PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def read_maker(folder: Path) -> Maker:
 def write_maker(folder: Path, maker: Maker) -> None:
     """Begin an index."""
     text = json.dumps({"format": FORMAT, **asdict(maker)}, indent=2) + "\n"
-    write_whole(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / DESCRIPTION, text)
 
 
 def read_shards(folder: Path) -> list[Shard]:
@@ -130,32 +126,9 @@ def add_shard(folder: Path, photos: Sequence[Photo], features: Sequence[Tensor])
     tensors = {"features": torch.stack(list(features)).half().cpu().contiguous()}
     # escaped, as names of files need not be valid UTF-8
     lines = "".join(json.dumps(asdict(photo)) + "\n" for photo in photos)
-    write_whole(file, lambda path: path.write_bytes(save(tensors)))
-    write_whole(file.with_suffix(".jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
-
-
-def write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place, have it on the disk, and only then rename it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(PARTIAL + file.name)
-    write(partial)
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    os.replace(partial, file)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other runs from extending the same index; a run that is killed lets go of it."""
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another run is extending {folder}; wait for its end") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    with whole(file) as partial:
+        partial.write_bytes(save(tensors))
+    write_text(file.with_suffix(".jsonl"), lines)
 
 
 def _damaged(file: Path, error: Exception) -> ValueError:

@@ -1,7 +1,6 @@
 """Checkpoints that are whole or aren't there: what trains, and all that makes the run go on."""
 
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 
 from blip2ft.models.adapters import trainable_state
 from blip2ft.models.lora_init import frozen_starts
-from blip2ft.training.adamw import page_again
+from blip2ft.whole import PARTIAL, whole_folder, write_text
 
 PREFIX = "step-"
 
@@ -102,11 +101,7 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
 
 def rewrite_state(checkpoint: Path, state: dict[str, Any]) -> None:
     """Put another `state` in the place of a checkpoint's own, at once; call on one process."""
-    partial = checkpoint / ".partial-state.json"
-    partial.write_text(_json(state))
-    _flush(partial)
-    partial.replace(checkpoint / "state.json")
-    _flush(checkpoint)
+    write_text(checkpoint / "state.json", _json(state))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -126,7 +121,7 @@ def remove_old(folder: Path, keep: int, best: int | None) -> None:
     for checkpoint in checkpoints[: max(0, len(checkpoints) - keep)]:
         if int(checkpoint.name.removeprefix(PREFIX)) != best:
             # renamed first: a half-removed checkpoint must not look whole
-            gone = checkpoint.rename(folder / f".partial-{checkpoint.name}")
+            gone = checkpoint.rename(folder / f"{PARTIAL}{checkpoint.name}")
             shutil.rmtree(gone)
 
 
@@ -162,22 +157,13 @@ def _weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def _write(
     final: Path, weights: dict[str, torch.Tensor], rest: dict[str, Any], state: dict[str, Any]
 ) -> None:
-    partial = final.with_name(f".partial-{final.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(final) as partial:
         weights = {name: t.cpu().contiguous() for name, t in weights.items()}
         save_file(weights, partial / "trained.safetensors", {"format": "pt"})
         # to an open file: to a path, torch hides why it failed, such as a full disk
         with (partial / "rest.pt").open("wb") as file:
             torch.save(rest, file)
         (partial / "state.json").write_text(_json(state))
-        for path in partial.iterdir():
-            _flush(path)
-        partial.rename(final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    _flush(final.parent)
 
 
 def _load_optimizer(
@@ -192,26 +178,11 @@ def _load_optimizer(
             f"this run's {len(now)}, or others; optimizer.vision_layer_decay must be "
             "1 in both or in neither, and lora.lr_ratio too"
         )
-    kind, own_kind = (gs[0].get("kind", "adamw") for gs in (saved["param_groups"], groups))
-    if kind != own_kind:
-        raise ValueError(
-            f"{checkpoint} can't be resumed with optimizer.kind {own_kind}: its averages are those "
-            f"of {kind}; go on with --optimizer.kind {kind}"
-        )
     settings = [{key: v for key, v in group.items() if key != "params"} for group in groups]
     optimizer.load_state_dict(saved)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
-    page_again(optimizer)
 
 
 def _json(state: dict[str, Any]) -> str:
     return json.dumps(state, indent=2) + "\n"
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

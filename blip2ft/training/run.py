@@ -12,7 +12,6 @@ adapter/             what was trained, when the run has ended
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from blip2ft.whole import remove_partial, whole
 
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
@@ -54,8 +55,7 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "predictions").mkdir(exist_ok=True)
     for folder in (run, run / "checkpoints", run / "predictions"):
-        for partial in folder.glob(".partial-*"):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        remove_partial(folder)
     times = len(list(run.glob("config*.yaml")))
     suffix = f"-resumed-{times}" if resume else ""
     (run / f"environment{suffix}.json").write_text(json.dumps(environment(), indent=2) + "\n")
@@ -107,11 +107,9 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as lines of JSON, whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

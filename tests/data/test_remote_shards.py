@@ -300,7 +300,7 @@ def test_what_is_not_finished_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no"):
         cache.get("a", fail)
     assert [p for p in tmp_path.iterdir() if not p.name.startswith(".lock")] == []
-    old = tmp_path / f".partial-{'0' * 32}"
+    old = tmp_path / f".partial-1-{'0' * 32}"
     old.write_bytes(b"half")
     os.utime(old, (0, 0))
     cache.get("b", write(1))
@@ -308,7 +308,7 @@ def test_what_is_not_finished_leaves_nothing(tmp_path):
 
 
 def test_files_of_others_are_never_removed(tmp_path):
-    others = [tmp_path / name for name in ("000.tar", "0" * 31, ".partial-000.tar", "notes")]
+    others = [tmp_path / name for name in ("000.tar", "0" * 31, ".partial-1-000.tar", "notes")]
     for path in others:
         path.write_bytes(bytes(60))
         os.utime(path, (0, 0))
