@@ -15,6 +15,7 @@ from torch import nn
 
 from blip2ft.models.adapters import trainable_state
 from blip2ft.models.lora_init import frozen_starts
+from blip2ft.training.adamw import page_again
 from blip2ft.whole import PARTIAL, whole_folder, write_text
 
 PREFIX = "step-"
@@ -178,10 +179,17 @@ def _load_optimizer(
             f"this run's {len(now)}, or others; optimizer.vision_layer_decay must be "
             "1 in both or in neither, and lora.lr_ratio too"
         )
+    kind, own_kind = (gs[0].get("kind", "adamw") for gs in (saved["param_groups"], groups))
+    if kind != own_kind:
+        raise ValueError(
+            f"{checkpoint} can't be resumed with optimizer.kind {own_kind}: its averages are those "
+            f"of {kind}; go on with --optimizer.kind {kind}"
+        )
     settings = [{key: v for key, v in group.items() if key != "params"} for group in groups]
     optimizer.load_state_dict(saved)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
+    page_again(optimizer)
 
 
 def _json(state: dict[str, Any]) -> str:
