@@ -14,11 +14,10 @@ from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
     BlipImageProcessorPil,
-    PreTrainedConfig,
 )
 
-from blip2ft.models.build import fill, name_end_tokens, processor_of, save_whole
-from blip2ft.models.clip_vision import CLIP_ACT, class_for, is_clip
+from blip2ft.models.build import empty_model, fill, name_end_tokens, processor_of, save_whole
+from blip2ft.models.clip_vision import CLIP_ACT, is_clip
 from blip2ft.models.language_source import (
     LANGUAGE,
     check_vocabulary,
@@ -45,6 +44,11 @@ from blip2ft.whole import check_free, whole
 
 logger = logging.getLogger(__name__)
 
+_CLASSES = {
+    "stage1": Retriever,
+    "opt": Blip2ForConditionalGeneration,
+    "t5": Blip2ForConditionalGeneration,
+}
 # Language models that the original's captioning models are built on, by family.
 LANGUAGE_MODELS = {"opt": "facebook/opt-2.7b", "t5": "google/flan-t5-xl"}
 
@@ -96,7 +100,7 @@ def to_folder(
     has_language = any(name.startswith(f"{family}_model.") for name in original)
     source = _language_source(family, config, language_model, has_language)
     settings, tokenizer = _settings(family, str(config), source, vision)
-    model = _empty_model(family, settings)
+    model = empty_model(_CLASSES[family], settings)
 
     mapped, unused = _account(original, model, family, str(checkpoint), has_language, allow_partial)
     if source is not None and not has_language:
@@ -148,7 +152,7 @@ def to_checkpoint(
     family = _family_of_folder(folder, settings, state)
     if family == "stage1" and with_language_model:
         raise ValueError(f"{folder} has no language model; leave --with-language-model out")
-    model = _empty_model(family, settings)
+    model = empty_model(_CLASSES[family], settings)
     for name, source in getattr(model, "all_tied_weights_keys", {}).items():
         if source in state:
             state.setdefault(name, state[source])
@@ -238,13 +242,6 @@ def _settings(
     elif family == "opt":
         end_with_line_break(str(source), tokenizer, text)
     return settings, tokenizer
-
-
-def _empty_model(family: str, settings: PreTrainedConfig) -> Any:
-    """A model without memory for its weights."""
-    with torch.device("meta"):
-        stock = Retriever if family == "stage1" else Blip2ForConditionalGeneration
-        return class_for(stock, settings)(settings).eval()
 
 
 def _account(

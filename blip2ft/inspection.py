@@ -1,9 +1,7 @@
 """What a model or a run is made of, without loading its weights."""
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import (
     AutoConfig,
@@ -14,7 +12,7 @@ from transformers import (
 
 from blip2ft.export import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, read_description
-from blip2ft.models.clip_vision import class_for
+from blip2ft.models.build import empty_model
 from blip2ft.models.parts import PARTS, parts_table, set_trainable
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import is_retriever, read_config
@@ -41,8 +39,7 @@ def describe(name: str, *, revision: str | None = None) -> str:
             source = AutoConfig.from_pretrained(description["stage1"])
             text = getattr(source, "qformer_config", source)
             config = instruct_config(config, text.vocab_size, text.max_position_embeddings)
-    with torch.device("meta"):
-        model = _class_of(config)(config)
+    model = empty_model(_stock_class(config), config)
     if folder is not None and (folder / LORA_FILE).is_file():
         inject_adapter_in_model(
             LoraConfig.from_pretrained(str(folder)), model, low_cpu_mem_usage=True
@@ -68,7 +65,7 @@ def describe(name: str, *, revision: str | None = None) -> str:
     )
 
 
-def _class_of(config: PreTrainedConfig) -> Any:
+def _stock_class(config: PreTrainedConfig) -> type:
     if config.model_type == "instructblip":
-        return class_for(InstructBlipForConditionalGeneration, config)
-    return class_for(Retriever if is_retriever(config) else Blip2ForConditionalGeneration, config)
+        return InstructBlipForConditionalGeneration
+    return Retriever if is_retriever(config) else Blip2ForConditionalGeneration

@@ -17,8 +17,7 @@ from transformers import (
 )
 
 from blip2ft.models.bert import Bert, for_queries, read_bert, with_rows
-from blip2ft.models.build import fill, name_end_tokens, processor_of, save_whole
-from blip2ft.models.clip_vision import class_for
+from blip2ft.models.build import empty_model, fill, name_end_tokens, processor_of, save_whole
 from blip2ft.models.language_source import check_vocabulary, end_with_line_break, read_language
 from blip2ft.models.load import complete_tokens, load_retriever
 from blip2ft.models.parts import count_parameters
@@ -116,8 +115,7 @@ def assemble(
             name: tensor for name, tensor in tensors.items() if not _reads_text(name)
         } | spoken
     stock = Retriever if language is None else Blip2ForConditionalGeneration
-    with torch.device("meta"):
-        model = class_for(stock, config)(config).eval()
+    model = empty_model(stock, config)
     new = fill(model, tensors, seed)
     if language is None:
         _draw_added_words(model, words.config.vocab_size, seed)

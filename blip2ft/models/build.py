@@ -6,10 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2Processor
+from transformers import Blip2Processor, PreTrainedConfig
 
+from blip2ft.models.clip_vision import class_for
 from blip2ft.models.load import IMAGE_TOKEN
 from blip2ft.whole import whole_folder
+
+
+def empty_model(stock: type, config: PreTrainedConfig) -> Any:
+    """A model without memory for its weights, on the meta device; stock: as for `class_for`."""
+    with torch.device("meta"):
+        return class_for(stock, config)(config).eval()
 
 
 def fill(model: Any, tensors: Mapping[str, Tensor], seed: int) -> tuple[str, ...]:

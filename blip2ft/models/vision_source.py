@@ -22,6 +22,7 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from blip2ft.hub import check_model_name
+from blip2ft.models.build import empty_model
 from blip2ft.models.clip_vision import MARK, class_for
 from blip2ft.models.original import compare
 from blip2ft.models.original_vision import read_original_vision
@@ -182,8 +183,7 @@ def _checked(
 ) -> VisionSource:
     """The image encoder, if its tensors are all that its class needs; else ValueError."""
     config = Blip2VisionConfig(**settings)
-    with torch.device("meta"):
-        expected = class_for(Blip2VisionModel, config)(config).state_dict()
+    expected = empty_model(Blip2VisionModel, config).state_dict()
     missing, unexpected, misshapen = compare(tensors, expected)
     wrong = [*missing, *unexpected, *misshapen]
     if wrong:
