@@ -27,6 +27,9 @@ from transformers import (
     T5Config,
 )
 
+from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+from blip2ft.models.load import load_captioner
+from blip2ft.models.parts import set_trainable
 from blip2ft.models.retriever import Retriever
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
@@ -209,6 +212,33 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(pixels).save(folder / f"photo{i}.jpg", quality=90)
             writer.writerow([f"photo{i}.jpg", CAPTIONS[i % 4]])
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(opt_folder, tmp_path_factory) -> Path:
+    """What a short run leaves: LoRA on the language model, the projection in full."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "config.yaml").write_text("output: run\n")
+    model, _ = load_captioner(opt_folder)
+    parts = {"vision": "frozen", "qformer": "frozen", "projection": "full", "language": "lora"}
+    lora = attach_lora(model, parts, r=2)
+    set_trainable(model, parts)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    description = describe_training(
+        "caption",
+        base=str(opt_folder),
+        revision=None,
+        image_size=28,
+        parts=parts,
+        prompt="the photo of",
+        generation={"num_beams": 2, "max_new_tokens": 4, "length_penalty": 0.5, "batch_size": 3},
+    )
+    save_trained(model, run / "adapter", lora, description)
+    return run
 
 
 BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "[DEC]"]

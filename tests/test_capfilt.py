@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -29,9 +28,7 @@ from blip2ft.data.images import open_image, transforms_for
 from blip2ft.data.pairs import pair_layout
 from blip2ft.data.records import read_records
 from blip2ft.data.stream import open_stream
-from blip2ft.models.adapters import describe_training, save_trained
-from blip2ft.models.load import load_captioner, load_retriever
-from blip2ft.models.parts import set_trainable
+from blip2ft.models.load import load_retriever
 from blip2ft.tasks.candidates import Scorer, score_texts
 from blip2ft.webimages.folder import Counts, read_counts
 
@@ -588,34 +585,13 @@ def test_a_scorer_that_was_tuned_without_the_score_is_refused(run, retriever_fol
     assert run(scorer=scorer, rules=replace(SHORT, score="itc")).samples == 12
 
 
-@pytest.fixture
-def finetuned(opt_folder, tmp_path) -> Path:
-    """A captioning run, whose projection was trained."""
-    parts = dict.fromkeys(("vision", "qformer", "language"), "frozen") | {"projection": "full"}
-    model, _ = load_captioner(opt_folder)
-    set_trainable(model, parts)
-    with torch.no_grad():
-        model.language_projection.weight.mul_(-1)
-    description = describe_training(
-        "caption",
-        base=str(opt_folder),
-        revision=None,
-        image_size=28,
-        parts=parts,
-        prompt="the photo of",
-        generation={"num_beams": 2, "max_new_tokens": 4, "length_penalty": 0.5, "batch_size": 3},
-    )
-    save_trained(model, tmp_path / "run/adapter", None, description)
-    return tmp_path / "run"
-
-
-def test_a_run_is_a_captioner_with_the_prompt_it_was_tuned_on(run, finetuned, done, web, tmp_path):
-    run(web / "000.tar", captioner=finetuned)
+def test_a_run_is_a_captioner_with_the_prompt_it_was_tuned_on(run, run_folder, done, web, tmp_path):
+    run(web / "000.tar", captioner=run_folder)
     made = json.loads((tmp_path / "out/capfilt.json").read_text())["settings"]
     assert made["prompt"] == "the photo of"
     assert told(tmp_path / "out/000.tar") != told(done / "000.tar")
     with pytest.raises(ValueError, match="is a run of the task caption, and one of retrieval is n"):
-        run(out="other", scorer=finetuned)
+        run(out="other", scorer=run_folder)
 
 
 def test_the_command_prints_what_became_of_the_samples(

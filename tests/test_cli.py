@@ -20,9 +20,8 @@ import blip2ft.models.vqa
 from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned
 from blip2ft.metrics import MetricUnavailable, meteor, spice
-from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.load import load_captioner
-from blip2ft.models.parts import PARTS, count_parameters, set_trainable
+from blip2ft.models.parts import PARTS, count_parameters
 from blip2ft.models.source import read_config
 
 COMMANDS = ("caption", "ask", "index", "search", "score", "export", "convert", "inspect")
@@ -36,33 +35,6 @@ def loud_libraries():
     yield
     transformers_logging.set_verbosity(verbosity)
     transformers_logging.enable_progress_bar()
-
-
-@pytest.fixture(scope="module")
-def run_folder(opt_folder, tmp_path_factory) -> Path:
-    """What a short run leaves: LoRA on the language model, the projection in full."""
-    run = tmp_path_factory.mktemp("run")
-    (run / "config.yaml").write_text("output: run\n")
-    model, _ = load_captioner(opt_folder)
-    parts = {"vision": "frozen", "qformer": "frozen", "projection": "full", "language": "lora"}
-    lora = attach_lora(model, parts, r=2)
-    set_trainable(model, parts)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    description = describe_training(
-        "caption",
-        base=str(opt_folder),
-        revision=None,
-        image_size=28,
-        parts=parts,
-        prompt="the photo of",
-        generation={"num_beams": 2, "max_new_tokens": 4, "length_penalty": 0.5, "batch_size": 3},
-    )
-    save_trained(model, run / "adapter", lora, description)
-    return run
 
 
 @pytest.fixture(scope="module")
