@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
     Blip2ForConditionalGeneration,
     Blip2Processor,
+    PreTrainedConfig,
 )
 
 from blip2ft.models.bert import read_bert, with_rows
@@ -28,6 +30,7 @@ from blip2ft.models.source import (
 logger = logging.getLogger(__name__)
 
 IMAGE_TOKEN = "<image>"
+OWN_WEIGHTS = r"temperature$|itg_head\."  # of a retriever, which stock's has no place for
 
 
 def load_captioner(
@@ -142,7 +145,7 @@ def load_retriever(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
-    check_weights(name, info, optional=r"temperature$|itg_head\.")
+    check_weights(name, info, optional=OWN_WEIGHTS)
     model.objectives = objectives
     text = model.config.qformer_config
     if getattr(text, "bos_token_id", None) is None:
@@ -183,17 +186,7 @@ def _check_objectives(objectives: Mapping[str, float]) -> None:
 @torch.no_grad()
 def _load_itg_head(model: Retriever, name: str) -> None:
     """Copy the head of ITG from a BERT with its language-modelling head, or from a retriever."""
-    with explained(name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    if is_retriever(config):
-        with explained(name):
-            source, info = class_for(Retriever, config).from_pretrained(
-                name, output_loading_info=True
-            )
-        lacking = info["missing_keys"]
-        tensors = {key: t for key, t in source.state_dict().items() if key not in lacking}
-    else:
-        tensors = read_bert(name).tensors
+    _, tensors = read_text_source(name)
     own = {f"itg_head.{part}": tensor for part, tensor in model.itg_head.named_parameters()}
     if not own.keys() <= tensors.keys():
         raise ValueError(
@@ -209,6 +202,31 @@ def _load_itg_head(model: Retriever, name: str) -> None:
                 "of the same width and vocabulary"
             )
         parameter.copy_(found[key])
+
+
+def read_text_source(name: str) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
+    """Config and tensors of what reads text, a BERT or a retriever's Q-Former.
+
+    name: hub id or folder. The tensors, of a BERT as of a retriever, go by a retriever's names (see
+    `read_bert`); the head of ITG is left out where there is none.
+
+    Raises ValueError for anything else, and for a damaged one.
+    """
+    with explained(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if config.model_type != "bert" and not is_retriever(config):
+            raise ValueError(
+                f"it is a {config.model_type!r}, neither a retrieval checkpoint nor a BERT"
+            )
+    if not is_retriever(config):
+        return read_bert(name)
+    with explained(name):
+        model, info = class_for(Retriever, config).from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    check_weights(name, info, optional=OWN_WEIGHTS)
+    tensors = {k: t for k, t in model.state_dict().items() if k not in info["missing_keys"]}
+    return config.qformer_config, tensors
 
 
 def complete_tokens(model: Blip2ForConditionalGeneration, processor: Blip2Processor) -> None:

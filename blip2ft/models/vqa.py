@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
-    AutoModel,
     AutoTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -25,9 +23,8 @@ from transformers import (
 )
 
 from blip2ft.models.clip_vision import class_for
-from blip2ft.models.load import complete_tokens, load_captioner
+from blip2ft.models.load import complete_tokens, load_captioner, read_text_source
 from blip2ft.models.resolution import resize_image_input
-from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import (
     check_weights,
     explained,
@@ -106,8 +103,8 @@ def load_vqa(
         )
     branch: dict[str, Tensor] = {}
     if not is_instruct:
-        branch, vocabulary = _read_text_branch(str(stage1), config)
-        config = instruct_config(config, vocabulary, len(branch[_POSITIONS]))
+        branch = _read_text_branch(str(stage1), config)
+        config = instruct_config(config, len(branch[_WORDS]), len(branch[_POSITIONS]))
     with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
@@ -168,40 +165,22 @@ _WORDS = "qformer.embeddings.word_embeddings.weight"
 _POSITIONS = "qformer.embeddings.position_embeddings.weight"
 
 
-def _read_text_branch(name: str, config: Blip2Config) -> tuple[dict[str, Tensor], int]:
-    """Embeddings and text feed-forward of a retrieval checkpoint or a BERT, and the vocabulary.
+def _read_text_branch(name: str, config: Blip2Config) -> dict[str, Tensor]:
+    """Embeddings and text feed-forward of a retrieval checkpoint or a BERT, by name.
 
-    A BERT's feed-forward of layer i becomes that of the Q-Former's layer i, as stage 1 starts
-    (paper, section 3.1). Raises ValueError where shapes or numbers of layers differ.
+    Those of a BERT are as stage 1 starts with them (paper, section 3.1): the feed-forward of layer
+    i for the Q-Former's layer i, and, as `read_bert` says, the positions with BERT's first segment,
+    so that a text is embedded exactly as by that BERT, before the norm, which queries share.
+
+    Raises ValueError where shapes or numbers of layers differ.
     """
-    with explained(name):
-        source_config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        if source_config.model_type == "bert":
-            source: nn.Module = AutoModel.from_pretrained(name, trust_remote_code=False)
-            prefix = "encoder."
-        elif is_retriever(source_config):
-            source = class_for(Retriever, source_config).from_pretrained(name)
-            prefix = "qformer.encoder."
-        else:
-            raise ValueError(
-                f"it is a {source_config.model_type!r}, neither a retrieval checkpoint nor a BERT"
-            )
-    text = config.qformer_config
-    theirs = getattr(source_config, "qformer_config", source_config)
+    theirs, tensors = read_text_source(name)
     for what in ("num_hidden_layers", "hidden_size", "intermediate_size"):
-        here, there = getattr(text, what), getattr(theirs, what)
+        here, there = getattr(config.qformer_config, what), getattr(theirs, what)
         if here != there:
             raise ValueError(
                 f"stage1 {name} doesn't fit: its {what} is {there}, the Q-Former's is {here}; use "
                 "one of the same size"
             )
-    tensors = dict(source.named_parameters())
-    branch = {
-        _WORDS: tensors["embeddings.word_embeddings.weight"],
-        _POSITIONS: tensors["embeddings.position_embeddings.weight"],
-    }
-    for name, tensor in tensors.items():
-        path = name.removeprefix(prefix)
-        if name.startswith(prefix) and re.match(TEXT_BRANCH, f"qformer.encoder.{path}"):
-            branch[f"qformer.encoder.{path}"] = tensor
-    return {key: tensor.detach() for key, tensor in branch.items()}, len(branch[_WORDS])
+    named = {f"qformer.{key.removeprefix('qformer.')}": tensor for key, tensor in tensors.items()}
+    return {key: tensor for key, tensor in named.items() if re.match(TEXT_BRANCH, key)}

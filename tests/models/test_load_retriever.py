@@ -100,7 +100,7 @@ def test_a_head_of_no_bert_is_refused(without_heads, tmp_path):
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9)).save_pretrained(
         tmp_path / "gpt"
     )
-    with pytest.raises(ValueError, match="it is a 'gpt2', and a Q-Former starts from a BERT"):
+    with pytest.raises(ValueError, match="'gpt2', neither a retrieval checkpoint nor a BERT"):
         load_retriever(without_heads, itg_head=tmp_path / "gpt")
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertModel,
@@ -106,6 +107,27 @@ def test_the_text_branch_may_come_from_a_bert(opt_folder, tmp_path):
         source.encoder.layer[1].output.dense.weight,
     )
     assert processor.qformer_tokenizer("the cat")["input_ids"] == [2, 7, 5, 3]
+
+
+@torch.no_grad()
+def test_the_text_branch_of_a_bert_embeds_as_that_bert(opt_folder, tmp_path):
+    folder = bert_folder(tmp_path / "bert")
+    model, _ = load_vqa(opt_folder, stage1=folder)
+    own, theirs = model.qformer.embeddings, BertModel.from_pretrained(folder).embeddings
+    own.layernorm.load_state_dict(theirs.LayerNorm.state_dict())
+    ids = torch.tensor([[2, 7, 5, 3]])
+    torch.testing.assert_close(own(input_ids=ids), theirs(ids))
+
+
+def test_a_stage_1_that_lacks_weights_of_the_text_branch_is_refused(
+    opt_folder, retriever_folder, tmp_path
+):
+    folder = shutil.copytree(retriever_folder, tmp_path / "cut")
+    weights = load_file(folder / "model.safetensors")
+    del weights["qformer.encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 weights are missing .*layer.1.output.dense.weight"):
+        load_vqa(opt_folder, stage1=folder)
 
 
 def test_saved_it_is_stock_and_loads_again_as_it_is(opt_folder, retriever_folder, tmp_path):
