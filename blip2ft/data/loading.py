@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +10,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from blip2ft.data.images import EvalTransform, TrainTransform, open_image
+
+
+class Features(Protocol):
+    """What takes the place of a transform where features of images are kept."""
+
+    def features(self, image: Any, origin: str) -> Tensor:
+        """(S, D) of an image, which isn't opened; ValueError where they aren't kept."""
+        ...
 
 
 def load_batches(
@@ -35,13 +43,15 @@ def load_batches(
 
 def load_pixels(
     record: Any,
-    transform: TrainTransform | EvalTransform,
+    transform: TrainTransform | EvalTransform | Features,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
-    """The image of a `Record` or `Question` as (3, H, W) float32.
+    """The image of a `Record` or `Question` as (3, H, W) float32, or its kept features (S, D).
 
     A `TrainTransform` draws from `rng`.
     """
+    if not isinstance(transform, TrainTransform | EvalTransform):
+        return transform.features(record.image, record.origin)
     image = open_image(record.image, origin=record.origin, size_hint=transform.size_hint)
     if not isinstance(transform, TrainTransform):
         return transform(image)

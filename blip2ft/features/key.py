@@ -18,7 +18,6 @@ FORMAT = 1
 # In a config, but nothing that features depend on: a checkpoint's past, and the name of the class,
 # as Blip2 and InstructBLIP have the same image encoder.
 PAST = {"_name_or_path", "architectures", "dtype", "model_type", "transformers_version"}
-VISION, QUERIES = "vision", "queries"
 
 
 @dataclass(frozen=True)

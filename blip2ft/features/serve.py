@@ -8,7 +8,7 @@ Only instances are changed, so that what wraps, adapts, checkpoints or saves a m
 class.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,24 +17,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.blip_2.modeling_blip_2 import BaseModelOutputWithVisionQformerOutputs
 
-from blip2ft.features.key import QUERIES, VISION, weights_digest
+from blip2ft.features.key import weights_digest
+from blip2ft.features.level import QUERIES, VISION
 from blip2ft.models.parts import NORM
-
-
-def choose_level(parts: Mapping[str, str], *, question_in_qformer: bool, retrieval: bool) -> str:
-    """The last point up to which nothing trains and an image alone decides: "vision" or "queries".
-
-    parts: how each part trains. Raises ValueError where the image encoder trains.
-    """
-    mode = parts.get("vision", "frozen")
-    if mode != "frozen":
-        raise ValueError(
-            f"cache.folder is set and parts.vision is {mode}: what a part that trains computes "
-            "changes with every step and can't be kept; set parts.vision to frozen, or "
-            "cache.folder to null"
-        )
-    frozen = all(parts.get(part, "frozen") == "frozen" for part in ("qformer", "projection"))
-    return QUERIES if frozen and not question_in_qformer and not retrieval else VISION
 
 
 def features_shape(config: Any, level: str) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from blip2ft.whole import write_text
 
 DESCRIPTION, USED, LOCK = "cache.json", "used", ".lock"
 ROWS, IDS = ".rows", ".ids"
+HERE = ".here-"  # by which processes find out that they share a folder
 DIGEST = 32  # bytes of an identity
 BLOCK = 64  # int8: so many channels of a token share a scale, at most
 

@@ -2,7 +2,6 @@
 
 import copy
 import io
-from functools import partial
 
 import pytest
 import torch
@@ -12,9 +11,8 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.pairs import Pair, pair_layout
-from blip2ft.features.key import QUERIES, VISION
+from blip2ft.features.level import QUERIES, VISION
 from blip2ft.features.serve import (
-    choose_level,
     compute_features,
     features_digest,
     features_shape,
@@ -69,12 +67,10 @@ def same_steps(model, level, batch_of, loss) -> None:
         assert all(torch.equal(g, wanted[name]) for name, g in gradient.items())
 
 
-@pytest.mark.parametrize("parts", [QFORMER, LANGUAGE], ids=["vision", "queries"])
-def test_captioning_is_the_same_to_the_bit(model_folder, parts):
+@pytest.mark.parametrize(("level", "parts"), [(VISION, QFORMER), (QUERIES, LANGUAGE)])
+def test_captioning_is_the_same_to_the_bit(model_folder, level, parts):
     model, processor = load_captioner(model_folder)
     set_trainable(model, parts)
-    level = choose_level(parts, question_in_qformer=False, retrieval=False)
-    assert level == (VISION if parts is QFORMER else QUERIES)
     layout = text_layout(model, processor, 16)
     same_steps(model, level, lambda images: layout.collate(samples(images)), caption_loss)
 
@@ -179,18 +175,6 @@ def test_a_copy_serves_by_its_own_weights_and_saves_as_stock(opt_folder, tmp_pat
     assert values.pooler_output.std() > 0.01
     assert torch.equal(zeros.pooler_output[0, 0], model.language_projection.bias)
     torch.save(model.state_dict(), io.BytesIO())
-
-
-def test_the_level_is_where_nothing_trains():
-    choose = partial(choose_level, question_in_qformer=False, retrieval=False)
-    assert choose(LANGUAGE) == QUERIES
-    assert choose({**LANGUAGE, "qformer": "lora"}) == VISION
-    assert choose({**LANGUAGE, "projection": "full"}) == VISION
-    assert choose_level(LANGUAGE, question_in_qformer=True, retrieval=False) == VISION
-    assert choose_level(LANGUAGE, question_in_qformer=False, retrieval=True) == VISION
-    for mode in ("full", "lora"):
-        with pytest.raises(ValueError, match=rf"parts\.vision is {mode}: .* set parts\.vision to"):
-            choose({**QFORMER, "vision": mode})
 
 
 DECIDING = {
