@@ -6,7 +6,7 @@ draws one of them.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -47,6 +47,7 @@ def capfilt(
     prompt: str | None = None,
     batch_size: int = 16,
     dtype: str = "auto",
+    quantize: Mapping[str, str] | None = None,
     workers: int | None = None,
     split: str | None = None,
     image_column: str = "image",
@@ -70,6 +71,8 @@ def capfilt(
             "a photo of".
         batch_size: Images at once.
         dtype: "fp32", "bf16", or "auto" for bf16 on a GPU that has it.
+        quantize: Parts to hold in fewer bits, such as {"language": "nf4"}: the captioner's, and the
+            scorer's vision.
         workers: Processes that open images; None: 8 on a GPU, on a CPU none.
         cache: Folder for shards that aren't local; None is blip2ft's own.
 
@@ -99,18 +102,23 @@ def capfilt(
     sizes = {n: [s.samples, s.size] for n, s in zip(names, opened.shards, strict=True)}
     made: dict[str, Any] = {"captioner": str(captioner), "scorer": str(scorer), **asdict(rules)}
     made |= {"split": split, "image_column": image_column, "caption_column": caption_column}
-    made |= {"dtype": kind} | ({} if prompt is None else {"prompt": prompt})
+    bits = dict(quantize or {})
+    made |= {"dtype": kind, "quantize": bits} | ({} if prompt is None else {"prompt": prompt})
     check_made(out, made, sizes)
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     whole = {name for name in names if (out / name).is_file()}
     left = [i for i in range(len(names))[rank::world] if names[i] not in whole]
     if left:
-        judge = open_scorer(scorer, dtype=DTYPES[kind], device=device, score=rules.score)
+        seeing = {part: bits[part] for part in bits if part == "vision"}
+        judge = open_scorer(
+            scorer, dtype=DTYPES[kind], device=device, quantize=seeing, score=rules.score
+        )
         writer = open_captioner(
             captioner,
             dtype=DTYPES[kind],
             device=device,
+            quantize=bits,
             prompt=prompt,
             max_new_tokens=rules.max_new_tokens,
         )

@@ -1,22 +1,24 @@
 """From a run to a folder in transformers' format: merged, verified, complete."""
 
 import json
+import logging
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import Blip2ForImageTextRetrieval
 
-from blip2ft.data.batches import Sample, text_layout
-from blip2ft.data.pairs import pair_layout
+from blip2ft.agreement import Answers, answers
 from blip2ft.models.adapter_set import Adapters
 from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
 from blip2ft.models.load import end_token_id, load_captioner, load_retriever
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.vqa import load_vqa
 from blip2ft.whole import check_free, whole_folder
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Largest difference of a logit, as a share of the largest logit. bf16 keeps 8 bits of mantissa
@@ -45,14 +47,18 @@ def load_finetuned(
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
     revision: str | None = None,
+    quantize: Mapping[str, str] | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """The unquantised base of a run with its trained weights on, unmerged.
+    """The base of a run with its trained weights on, unmerged.
 
     base: where the base model is now, if it moved; revision: of the base, where it isn't the run's.
+    quantize: {"language": "nf4"} or "int8": parts to hold in fewer bits, however the run held them.
     Returns model, processor and description.
+
+    Raises ValueError for parts to quantise that the run trained in full.
     """
     folder = adapter_folder(Path(run))
-    model, processor, description = _load_base_of(folder, dtype, base, revision)
+    model, processor, description = _load_base_of(folder, dtype, base, revision, quantize)
     load_trained(model, folder)
     return model.eval(), processor, description
 
@@ -63,6 +69,7 @@ def load_mixed(
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
     revision: str | None = None,
+    quantize: Mapping[str, str] | None = None,
 ) -> tuple[Adapters, Any, dict[str, Any]]:
     """The base of some runs with all their adapters on it, mixed by their weights.
 
@@ -70,11 +77,14 @@ def load_mixed(
     `load_finetuned`. Returns the adapters, on their model, the processor, and the description of
     the first run, whose prompt and decoding are used.
 
-    Raises ValueError for runs of different bases, classes or image sizes.
+    Raises ValueError for runs of different bases, classes or image sizes, and for parts to quantise
+    that one of them trained in full.
     """
     folders = {str(run): adapter_folder(Path(run)) for run in runs}
-    first, *_ = folders.values()
-    model, processor, description = _load_base_of(first, dtype, base, revision)
+    first, *others = folders.values()
+    for folder in others:
+        _check_quantizable(folder, read_description(folder), quantize or {})
+    model, processor, description = _load_base_of(first, dtype, base, revision, quantize)
     identity = {key: description.get(key) for key in ("base", "revision", "stage1")}
     adapters = Adapters(model.eval(), **identity)
     for name, folder in folders.items():
@@ -84,9 +94,14 @@ def load_mixed(
 
 
 def _load_base_of(
-    folder: Path, dtype: torch.dtype, base: str | None, revision: str | None
+    folder: Path,
+    dtype: torch.dtype,
+    base: str | None,
+    revision: str | None,
+    quantize: Mapping[str, str] | None,
 ) -> tuple[Any, Any, dict[str, Any]]:
     description = read_description(folder)
+    _check_quantizable(folder, description, quantize or {})
     gone = Path(description["base"])
     if base is None and gone.is_absolute() and not gone.exists():
         raise ValueError(
@@ -96,8 +111,20 @@ def _load_base_of(
     if revision is None and base is None:
         revision = description["revision"]
     options = {"revision": revision, "image_size": description["image_size"], "dtype": dtype}
+    options["quantize"] = quantize
     model, processor = _load_base(base or description["base"], description, options)
     return model, processor, description
+
+
+def _check_quantizable(
+    folder: Path, description: Mapping[str, Any], quantize: Mapping[str, str]
+) -> None:
+    for part in quantize:
+        if description["parts"].get(part) == "full":
+            raise ValueError(
+                f"{folder} trained {part} in full, and its weights can't be put on a quantised "
+                f"{part}; export the run, and quantise what is exported"
+            )
 
 
 def _load_base(name: str, description: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
@@ -122,22 +149,24 @@ def export_run(
 
     The merge is computed in fp32 over the unquantised base, then written in `dtype` ("fp32" or
     "bf16"). The written folder is loaded again by stock transformers (on CLIP's image encoder, for
-    which stock has no class, by ours), and its logits on sample inputs are compared with those of
-    the unmerged model in fp32. Returns {"max_difference", "largest_logit"}.
+    which stock has no class, by ours), and its logits and captions on sample inputs are compared
+    with those of the unmerged model in fp32. Returns {"max_difference", "largest_logit",
+    "captions", "same_captions"}; of a run on a quantised base, how far the model was with which it
+    trained, too: {"quantised_difference", "quantised_same_captions"}, if bitsandbytes is there.
 
-    Raises ValueError where `out` is in use, and where the logits differ by more than `tolerance`
-    times the largest one; then nothing is left in `out`.
+    Raises ValueError where `out` is in use, where the logits differ by more than `tolerance` times
+    the largest one, and where captions differ in fp32; then nothing is left in `out`.
     """
     out = Path(out)
     check_free(out)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
+    trained = _answers_in_training(run, base)
     model, processor, description = load_finetuned(run, base=base)
     task, stock = description["task"], type(model)
     if stock is Retriever:
         stock = Blip2ForImageTextRetrieval
-    inputs = _sample_inputs(model, processor, description)
-    unmerged = _outputs(model, inputs)
+    unmerged = answers(model, processor, description)
     merge_lora(model)
     if task != "retrieval":
         _complete_generation_config(model, description)
@@ -149,9 +178,9 @@ def export_run(
         (partial / DESCRIPTION_FILE).write_text(json.dumps(kept, indent=2) + "\n")
         del model
         merged = stock.from_pretrained(partial, dtype=torch.float32)
-        written = _outputs(merged.eval(), inputs)
-        difference = float((written - unmerged).abs().max())
-        largest = float(unmerged.abs().max())
+        written = answers(merged.eval(), processor, description)
+        difference, largest = written.difference(unmerged), unmerged.largest
+        count, same = len(unmerged.captions), written.same_captions(unmerged)
         allowed = TOLERANCES[dtype] if tolerance is None else tolerance
         if not difference <= allowed * largest:
             raise ValueError(
@@ -159,7 +188,31 @@ def export_run(
                 f"allowed is {allowed:g} of the largest, {largest:.3g}; nothing was exported. "
                 "Try --dtype fp32"
             )
-    return {"max_difference": difference, "largest_logit": largest}
+        if dtype == "fp32" and same < count:
+            raise ValueError(
+                f"the merged model captions {count - same} of {count} sample images otherwise than "
+                "the unmerged one; nothing was exported"
+            )
+    report = {"max_difference": difference, "largest_logit": largest}
+    report |= {"captions": count, "same_captions": same}
+    if trained is not None:
+        report["quantised_difference"] = trained.difference(unmerged)
+        report["quantised_same_captions"] = trained.same_captions(unmerged)
+    return report
+
+
+def _answers_in_training(run: str | Path, base: str | None) -> Answers | None:
+    """What a run's model answered on the quantised base; None where it wasn't quantised."""
+    quantize = read_description(adapter_folder(Path(run))).get("quantize")
+    if not quantize:
+        return None
+    if find_spec("bitsandbytes") is None:
+        logger.warning(
+            "how far the quantised model was with which the run trained isn't known: that needs "
+            'pip install "blip2ft[quantize]"'
+        )
+        return None
+    return answers(*load_finetuned(run, base=base, quantize=quantize))
 
 
 def _complete_generation_config(model: Any, description: dict[str, Any]) -> None:
@@ -175,34 +228,3 @@ def _complete_generation_config(model: Any, description: dict[str, Any]) -> None
     config.max_new_tokens = generation["max_new_tokens"]
     if generation["num_beams"] > 1:
         config.length_penalty = generation["length_penalty"]
-
-
-def _sample_inputs(model: Any, processor: Any, description: Any) -> dict[str, torch.Tensor]:
-    """Two random images with a text each, as stock's forward takes them."""
-    size = model.config.vision_config.image_size
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    if description["task"] == "retrieval":
-        layout = pair_layout(model, processor, max_tokens=description["max_text_tokens"])
-        ids, mask = layout.pad(layout.ids(["a dog", "a red car and a small dog"]))
-        token = model.config.image_token_index
-        if token is not None:  # stock then expects image tokens before the text
-            places = (model.config.num_query_tokens, 0)
-            ids = functional.pad(ids, places, value=token)
-            mask = functional.pad(mask, places, value=1)
-        return {"pixel_values": images, "input_ids": ids, "attention_mask": mask}
-    prompt = description["prompt"].replace("{}", "what is it?")
-    texts = text_layout(model, processor, max_target_tokens=16)
-    batch = texts.collate([Sample(image, prompt, "a dog and a red car") for image in images])
-    return {key: value for key, value in batch.items() if key != "labels"}
-
-
-@torch.inference_mode()
-def _outputs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """All that stock's forward answers: logits of words, or of matching and similarities."""
-    if isinstance(model, Blip2ForImageTextRetrieval):
-        answers = [
-            model(**inputs, use_image_text_matching_head=matching).logits_per_image
-            for matching in (True, False)
-        ]
-        return torch.cat([answer.float().flatten() for answer in answers])
-    return model(**inputs).logits.float()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def index_photos(
     revision: str | None = None,
     image_size: int | None = None,
     dtype: str = "auto",
+    quantize: Mapping[str, str] | None = None,
     batch_size: int = 16,
     workers: int | None = None,
     progress: bool = False,
@@ -61,7 +62,8 @@ def index_photos(
     kept in whole shards, so that a run that is stopped or killed is gone on with by another.
 
     model: hub id or folder of a retriever; None: the index's own. image_size: pixels, as for
-      `load_retriever`. dtype: "fp32", "bf16", or "auto" for bf16 on a GPU that has it.
+      `load_retriever`. dtype: "fp32", "bf16", or "auto" for bf16 on a GPU that has it. quantize:
+      {"vision": "nf4"} or "int8", which the index then keeps to; None: as it is.
     workers: processes that open photos; None: 8 on a GPU, on a CPU none.
 
     Raises ValueError for a folder without images, and for an index of another model.
@@ -69,15 +71,19 @@ def index_photos(
     out, found = Path(out), find_photos(folder)
     encoder = None
     if is_index(out):
-        maker, at = checked_maker(out, model, revision, image_size)
+        maker, at = checked_maker(out, model, revision, image_size, quantize)
     elif model is None:
         raise ValueError(f"{out} is a new index: name a model, such as Salesforce/blip2-itm-vit-g")
     else:
         at = model_folder(str(model), revision)
-        encoder = Encoder(at, image_size, dtype)  # first, to leave nothing where it fails
+        encoder = Encoder(at, image_size, dtype, quantize)  # first, to leave nothing where it fails
         local = Path(model).is_dir()
         maker = Maker(
-            str(at if local else model), None if local else at.name, image_size, *fingerprint(at)
+            str(at if local else model),
+            None if local else at.name,
+            image_size,
+            *fingerprint(at),
+            dict(quantize or {}),
         )
         write_maker(out, maker)
     with alone(out, doing="extending"):
@@ -91,7 +97,7 @@ def index_photos(
         added = moved = 0
         broken: list[str] = []
         if new:
-            encoder = encoder or Encoder(at, maker.image_size, dtype)
+            encoder = encoder or Encoder(at, maker.image_size, dtype, maker.quantize)
             if workers is None:
                 workers = 8 if encoder.device.type == "cuda" else 0
             rows = _encode(encoder, shards, new, broken, batch_size, workers)
@@ -111,16 +117,18 @@ def search_photos(
     rerank: int | None = None,
     faiss: bool | None = None,
     dtype: str = "auto",
+    quantize: Mapping[str, str] | None = None,
 ) -> list[Match]:
     """The `top` photos of an index that fit a query, or that are like the one in the file `image`.
 
-    model: where the index's model is now, if it moved. Further arguments: see `PhotoIndex.search`.
+    model: where the index's model is now, if it moved. quantize: {"vision": "nf4"} or "int8"; None:
+      as the index was made. Further arguments: see `PhotoIndex.search`.
 
     Raises ValueError for a missing index, an index of another model, an empty query or both a
     query and an image, and for an image that can't be read.
     """
     check_search(query, image, top, rerank, faiss)
-    opened = PhotoIndex(index, model=model, revision=revision, dtype=dtype)
+    opened = PhotoIndex(index, model=model, revision=revision, dtype=dtype, quantize=quantize)
     return opened.search(query, image=image, top=top, rerank=rerank, faiss=faiss)
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from blip2ft.commands.options import command, positive
+from blip2ft.commands.options import add_quantize_option, command, positive, quantized
 from blip2ft.hub import check_model_name
 from blip2ft.quiet import quiet_libraries
 
@@ -65,6 +65,7 @@ def add_capfilt(commands: Any) -> None:
     add("--batch-size", type=positive, default=16, help="images at once (16)")
     add("--workers", type=int, help="processes that open images (8 with a GPU)")
     add("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
+    add_quantize_option(parser, "; the captioner's language model, the vision of either")
     add("--split", help="of a source that holds several")
     add("--image-column", default="image", metavar="NAME", help="of a Parquet file; a tar's .NAME")
     add("--caption-column", metavar="NAME", help="default: caption, captions, text or .txt")
@@ -87,6 +88,7 @@ def _capfilt(arguments: argparse.Namespace) -> int:
         prompt=arguments.prompt,
         batch_size=arguments.batch_size,
         dtype=arguments.dtype,
+        quantize=quantized(arguments.quantize),
         workers=arguments.workers,
         split=arguments.split,
         image_column=arguments.image_column,

@@ -1,6 +1,7 @@
 """`blip2ft export`."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def _export(arguments: argparse.Namespace) -> int:
     print(
         f"{arguments.out}: {reader}; its logits differ from the unmerged "
         f"model's by at most {report['max_difference']:.2g} (largest logit "
-        f"{report['largest_logit']:.3g})"
+        f"{report['largest_logit']:.3g}){_captions(report, 'same_captions')}"
     )
+    if "quantised_difference" in report:
+        print(
+            "the quantised model with which the run trained differs from the unmerged one by at "
+            f"most {report['quantised_difference']:.2g}"
+            f"{_captions(report, 'quantised_same_captions')}"
+        )
     return 0
+
+
+def _captions(report: Mapping[str, float], which: str) -> str:
+    count = report["captions"]
+    return f"; {report[which]} of {count} sample captions are the same" if count else ""

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+KINDS = ("nf4", "int8")
 DECODING = ("num_beams", "max_new_tokens", "length_penalty")
 
 
@@ -39,6 +41,37 @@ def weighted_path(text: str) -> tuple[Path, float]:
         ) from None
 
 
+def quantized_part(text: str) -> tuple[str, str]:
+    """PART=KIND, or KIND for the language model."""
+    part, _, kind = text.rpartition("=")
+    if kind not in KINDS or part not in ("", "language", "vision"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: allowed are {' and '.join(KINDS)}, or with a part language=nf4, vision=nf4"
+        )
+    return part or "language", kind
+
+
+def add_quantize_option(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """The option that `quantized` reads."""
+    parser.add_argument(
+        "--quantize",
+        type=quantized_part,
+        action="append",
+        default=[],
+        metavar="[PART=]KIND",
+        help="hold a part in fewer bits, nf4 or int8: language=KIND (KIND alone says the same), "
+        f"vision=KIND; may be given for both{more}",
+    )
+
+
+def quantized(given: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The parts to quantise and how; ValueError for one that is named twice."""
+    found = dict(given)
+    if len(found) < len(given):
+        raise ValueError("--quantize names a part twice; give it once, with one kind")
+    return found
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options by which `load_for_answers` finds a model."""
     parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
@@ -51,6 +84,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="a run, or its adapter folder; several are mixed, each with weight 1 where none is "
         "given, and asked with the first one's prompt and decoding",
     )
+    add_quantize_option(parser)
 
 
 def add_decoding_options(
@@ -86,11 +120,13 @@ def load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str,
     half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     auto = torch.bfloat16 if half else torch.float32
     dtype = auto if arguments.dtype == "auto" else DTYPES[arguments.dtype]
+    quantize = quantized(arguments.quantize)
     if arguments.adapter:
         runs = dict(arguments.adapter)
         if len(runs) < len(arguments.adapter):
             raise ValueError("--adapter names a run twice; give it once, with one weight")
-        found = {"dtype": dtype, "base": arguments.model, "revision": arguments.revision}
+        found: dict[str, Any] = {"base": arguments.model, "revision": arguments.revision}
+        found |= {"dtype": dtype, "quantize": quantize}
         first, *_ = runs
         if runs == {first: 1.0}:
             model, processor, description = load_finetuned(first, **found)
@@ -109,6 +145,7 @@ def load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str,
             question_in_qformer=config.model_type == "instructblip",
             revision=arguments.revision,
             dtype=dtype,
+            quantize=quantize,
         )
         path = Path(arguments.model) / DESCRIPTION_FILE
         description = json.loads(path.read_text()) if path.is_file() else {}

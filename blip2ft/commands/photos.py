@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from blip2ft.commands.options import command, positive
+from blip2ft.commands.options import add_quantize_option, command, positive, quantized
 from blip2ft.quiet import quiet_libraries
 
 
@@ -19,6 +19,7 @@ def add_index(commands: Any) -> None:
     parser.add_argument("--batch-size", type=positive, default=16, help="photos at once (16)")
     parser.add_argument("--workers", type=int, help="processes that open photos (8 with a GPU)")
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
+    add_quantize_option(parser, "; a retriever has no language model. Default: as the index is")
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -32,6 +33,7 @@ def _index(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         image_size=arguments.image_size,
         dtype=arguments.dtype,
+        quantize=quantized(arguments.quantize) or None,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         progress=True,
@@ -70,6 +72,7 @@ def add_search(commands: Any) -> None:
     parser.add_argument("--model", help="where the index's model is now, if it moved")
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
+    add_quantize_option(parser, "; a retriever has no language model. Default: as the index is")
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -91,6 +94,7 @@ def _search(arguments: argparse.Namespace) -> int:
         rerank=arguments.rerank,
         faiss=arguments.faiss,
         dtype=arguments.dtype,
+        quantize=quantized(arguments.quantize) or None,
     )
     name = query or f"like {image.stem}"
     sheet = arguments.html or fresh_file(arguments.index / "searches", name)

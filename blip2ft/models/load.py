@@ -23,6 +23,7 @@ from blip2ft.models.source import (
     check_weights,
     explained,
     is_retriever,
+    leave_unpacked,
     quantization_config,
     read_config,
 )
@@ -83,6 +84,7 @@ def load_captioner(
             ignore_mismatched_sizes=True,  # refused below, by name
         )
     check_weights(name, info)
+    leave_unpacked(model)
     queries = saved.get("num_query_tokens")
     if queries != config.num_query_tokens:
         logger.warning(
@@ -131,6 +133,11 @@ def load_retriever(
             f"{name} is a checkpoint that generates text and compares none; for retrieval start "
             "from one such as Salesforce/blip2-itm-vit-g"
         )
+    if "language" in (quantize or {}):
+        raise ValueError(
+            f"quantize names 'language', but {name} compares images and texts and has no language "
+            "model; what can be quantised of it is vision"
+        )
     with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
@@ -146,6 +153,7 @@ def load_retriever(
             ignore_mismatched_sizes=True,  # refused below, by name
         )
     check_weights(name, info, optional=OWN_WEIGHTS)
+    leave_unpacked(model)
     model.objectives = objectives
     text = model.config.qformer_config
     if getattr(text, "bos_token_id", None) is None:

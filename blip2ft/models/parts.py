@@ -57,26 +57,37 @@ def part_of(name: str) -> str:
 def check_parts(parts: Mapping[str, str], quantize: Collection[str] = ()) -> None:
     """Raise ValueError where `parts` or `quantize` names no part or mode, or the two clash."""
     for part in [*parts, *quantize]:
-        if part not in PARTS:
-            near = get_close_matches(part, PARTS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown part {part!r}: allowed are {', '.join(PARTS)}{hint}")
+        _check_name(part)
     for part, mode in parts.items():
         if mode not in MODES:
             raise ValueError(f"part {part!r} has mode {mode!r}: allowed are {', '.join(MODES)}")
     if all(parts.get(part, "frozen") == "frozen" for part in PARTS):
         raise ValueError("every part is frozen, so nothing would train; set one to full or lora")
+    check_quantized(quantize)
     for part in quantize:
-        if part in ("qformer", "projection"):
-            raise ValueError(
-                f"quantize names {part!r}, but only language and vision can be quantised: "
-                f"{part} is small, and its rounding errors would reach every answer"
-            )
         if parts.get(part) == "full":
             raise ValueError(
                 f"part {part!r} is quantised and set to full, but quantised weights can't be "
                 f"updated; set parts.{part} to lora or frozen, or take it out of quantize"
             )
+
+
+def check_quantized(quantize: Collection[str]) -> None:
+    """Raise ValueError where `quantize` names no part, or one that is never quantised."""
+    for part in quantize:
+        _check_name(part)
+        if part in ("qformer", "projection"):
+            raise ValueError(
+                f"quantize names {part!r}, but only language and vision can be quantised: "
+                f"{part} is small, and its rounding errors would reach every answer"
+            )
+
+
+def _check_name(part: str) -> None:
+    if part not in PARTS:
+        near = get_close_matches(part, PARTS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown part {part!r}: allowed are {', '.join(PARTS)}{hint}")
 
 
 def parameters_of(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from blip2ft.hub import check_model_name
-from blip2ft.models.parts import PARTS
+from blip2ft.models.parts import PARTS, check_quantized
 
 
 def quantization_config(quantize: Mapping[str, str], dtype: torch.dtype) -> Any:
@@ -19,10 +20,15 @@ def quantization_config(quantize: Mapping[str, str], dtype: torch.dtype) -> Any:
 
     NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3) or LLM.int8. All other parts
     and the output head are named as skipped, because bitsandbytes quantises every Linear it isn't
-    told to leave alone.
+    told to leave alone. Of a T5, transformers leaves `wo` alone too, which overflows in fp16.
+
+    dtype: what 4-bit weights are multiplied in; 8-bit ones are in fp16, whatever it is.
+
+    Raises ValueError for a part that can't be quantised and for other or mixed kinds.
     """
     if not quantize:
         return None
+    check_quantized(quantize)
     kinds = set(quantize.values())
     if len(kinds) > 1 or not kinds <= {"nf4", "int8"}:
         raise ValueError(f"quantize has {sorted(kinds)}: allowed is one of nf4, int8 for all parts")
@@ -43,6 +49,18 @@ def quantization_config(quantize: Mapping[str, str], dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=skipped,
     )
+
+
+def leave_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights otherwise at their first answer, in place.
+
+    It does so on CPUs with AVX512-BF16 (0.50, Linear4bit.forward), and such weights pass no
+    gradient on, are wrong once moved to a GPU (bitsandbytes #2078), and round in bf16 whatever the
+    compute dtype: a run would go wrong from its first evaluation on.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def read_config(

@@ -29,6 +29,7 @@ from blip2ft.models.source import (
     check_weights,
     explained,
     is_retriever,
+    leave_unpacked,
     quantization_config,
     read_config,
 )
@@ -131,6 +132,7 @@ def load_vqa(
         # the model remembers how it was renamed, and would be saved under BLIP-2's names again
         del model._weight_conversions
     check_weights(name, info, optional="$^" if is_instruct else TEXT_BRANCH)
+    leave_unpacked(model)
     with torch.no_grad():
         for parameter, tensor in branch.items():
             model.get_parameter(parameter).copy_(tensor)

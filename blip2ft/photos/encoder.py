@@ -1,6 +1,7 @@
 """A retriever at work: features of photos and words, and how well the two match."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,11 +21,17 @@ logger = logging.getLogger(__name__)
 class Encoder:
     """A model on its device with what prepares its inputs.
 
-    folder, image_size: as for `load_retriever`; dtype: "fp32", "bf16", or "auto" for bf16 on a GPU
-    that has it.
+    folder, image_size, quantize: as for `load_retriever`; dtype: "fp32", "bf16", or "auto" for bf16
+    on a GPU that has it.
     """
 
-    def __init__(self, folder: Path, image_size: int | None, dtype: str = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        image_size: int | None,
+        dtype: str = "auto",
+        quantize: Mapping[str, str] | None = None,
+    ) -> None:
         self.device = default_device()
         half = self.device.type == "cuda" and torch.cuda.is_bf16_supported(
             including_emulation=False
@@ -36,6 +43,7 @@ class Encoder:
             folder,
             image_size=image_size,
             dtype=self.dtype,
+            quantize=quantize,
             objectives={"itc": 1.0, "itm": 1.0},  # the head of ITG isn't needed, nor looked for
         )
         self.model = model.to(self.device)

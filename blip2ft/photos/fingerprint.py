@@ -42,7 +42,11 @@ def model_folder(name: str, revision: str | None = None) -> Path:
 
 
 def checked_maker(
-    out: Path, model: str | Path | None, revision: str | None, image_size: int | None
+    out: Path,
+    model: str | Path | None,
+    revision: str | None,
+    image_size: int | None,
+    quantize: Mapping[str, str] | None = None,
 ) -> tuple[Maker, Path]:
     """The model of an index and its folder; ValueError where it isn't `model`, or has changed."""
     maker = read_maker(out)
@@ -63,6 +67,11 @@ def checked_maker(
     if image_size not in (None, maker.image_size):
         raise ValueError(
             f"{out} was made with image_size {maker.image_size}, not {image_size}; leave it out, "
+            "or make another index"
+        )
+    if quantize not in (None, maker.quantize):
+        raise ValueError(
+            f"{out} was made with quantize {maker.quantize}, not {dict(quantize)}; leave it out, "
             "or make another index"
         )
     return maker, at

@@ -3,7 +3,7 @@
 import bisect
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +52,12 @@ class PhotoIndex:
         model: str | Path | None = None,
         revision: str | None = None,
         dtype: str = "auto",
+        quantize: Mapping[str, str] | None = None,
     ) -> None:
+        """quantize: parts to hold in fewer bits than the index was made with; None: as it was.
+
+        Further arguments: see `search_photos`.
+        """
         self.folder = Path(folder)
         maker, at = checked_maker(self.folder, model, revision, None)
         self.shards = read_shards(self.folder)
@@ -61,7 +66,8 @@ class PhotoIndex:
         self.photos = [photo for shard in self.shards for photo in shard.photos]
         # of a photo that was indexed again, the last row counts
         self.current = {photo.path: row for row, photo in enumerate(self.photos)}
-        self.encoder = Encoder(at, maker.image_size, dtype)
+        quantize = maker.quantize if quantize is None else quantize
+        self.encoder = Encoder(at, maker.image_size, dtype, quantize)
         self._faiss: Any = None
 
     @torch.inference_mode()

@@ -11,7 +11,7 @@ Shards are only ever added. The lines are written last: a shard without them doe
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ class Maker:
     """The model that an index was made with.
 
     model: hub id or absolute folder; revision: of a hub model, its commit; image_size: what it was
-    resized to, None for its own; fingerprint: of its weights; files: what their stat was then.
+    resized to, None for its own; fingerprint: of its weights; files: what their stat was then;
+    quantize: its parts that were held in fewer bits.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Maker:
     image_size: int | None
     fingerprint: str
     files: dict[str, list]
+    quantize: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def open_captioner(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    quantize: Mapping[str, str],
     prompt: str | None,
     max_new_tokens: int,
 ) -> Captioner:
@@ -48,7 +50,7 @@ def open_captioner(
 
     Raises ValueError for what doesn't caption, and for captions longer than its positions.
     """
-    model, processor, description = _load(name, "caption", dtype)
+    model, processor, description = _load(name, "caption", dtype, quantize)
     layout = text_layout(model, processor, max_target_tokens=max_new_tokens)
     _, transform = transforms_for(processor.image_processor)
     if prompt is None:
@@ -57,7 +59,12 @@ def open_captioner(
 
 
 def open_scorer(
-    name: str | Path, *, dtype: torch.dtype, device: torch.device, score: str
+    name: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: Mapping[str, str],
+    score: str,
 ) -> Scorer:
     """The model of a hub id, a folder or a run, for a score of `SCORES`.
 
@@ -65,7 +72,7 @@ def open_scorer(
 
     Raises ValueError for what doesn't compare images with texts, or was tuned to do so otherwise.
     """
-    model, processor, description = _load(name, "retrieval", dtype)
+    model, processor, description = _load(name, "retrieval", dtype, quantize)
     objectives = description.get("objectives", OBJECTIVES)
     lacking = [objective for objective in score.split("+") if not objectives.get(objective)]
     if lacking:
@@ -92,11 +99,13 @@ def digest(model: nn.Module) -> str:
     return total.hexdigest()[:16]
 
 
-def _load(name: str | Path, task: str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
+def _load(
+    name: str | Path, task: str, dtype: torch.dtype, quantize: Mapping[str, str]
+) -> tuple[Any, Any, dict[str, Any]]:
     """Model, processor and what is known of how it was tuned."""
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        model, processor, description = load_finetuned(folder, dtype=dtype)
+        model, processor, description = load_finetuned(folder, dtype=dtype, quantize=quantize)
         if description["task"] != task:
             raise ValueError(
                 f"{name} is a run of the task {description['task']}, and one of {task} is needed "
@@ -104,8 +113,10 @@ def _load(name: str | Path, task: str, dtype: torch.dtype) -> tuple[Any, Any, di
             )
         return model, processor, description
     if task == "caption":
-        model, processor = load_captioner(name, dtype=dtype)
+        model, processor = load_captioner(name, dtype=dtype, quantize=quantize)
     else:
-        model, processor = load_retriever(name, dtype=dtype, objectives=OBJECTIVES)
+        model, processor = load_retriever(
+            name, dtype=dtype, quantize=quantize, objectives=OBJECTIVES
+        )
     path = folder / DESCRIPTION_FILE
     return model, processor, json.loads(path.read_text()) if path.is_file() else {}

@@ -298,6 +298,26 @@ def test_only_the_part_named_is_quantised(wide_folder, kind, part):
         assert model(**prompt_batch(model, processor)).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_gradients_pass_through_a_quantised_part_after_answers_too(wide_folder, kind, monkeypatch):
+    """bitsandbytes packs 4-bit weights anew at the first answer, where the CPU has AVX512-BF16."""
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    model, processor = load_captioner(wide_folder, quantize={"language": kind})
+    batch = prompt_batch(model, processor)
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        model(**batch).logits.square().sum().backward()
+        return model.language_projection.weight.grad.clone()
+
+    before = gradient()
+    with torch.no_grad():
+        model(**batch)
+    assert before.norm() > 0
+    assert torch.equal(gradient(), before)
+
+
 @pytest.mark.parametrize("quantize", [{"language": "nf4", "vision": "int8"}, {"language": "fp4"}])
 def test_other_or_mixed_kinds_of_quantising_are_refused(opt_folder, quantize):
     kinds = re.escape(str(sorted(set(quantize.values()))))
