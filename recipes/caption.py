@@ -36,6 +36,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
     from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels, predict, score
+    from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
     from blip2ft.training.feed import make_feed, open_training, size_of
     from blip2ft.training.loop import Milestones, check_metric, train
@@ -49,6 +50,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     parts = asdict(config.parts)
     check_parts(parts, config.quantize)
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
+    check_kind(config.optimizer.kind, accelerator.device)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
@@ -210,6 +212,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             revision=config.model.revision,
             image_size=bare.config.vision_config.image_size,
             parts=parts,
+            quantize=config.quantize,
             prompt=config.prompt,
             generation=asdict(config.generation),
         )

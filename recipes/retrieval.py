@@ -45,6 +45,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         retrieval_loss,
         score,
     )
+    from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
     from blip2ft.training.feed import make_feed, open_training, size_of
     from blip2ft.training.loop import Milestones, check_metric, train
@@ -60,6 +61,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     check_metric(config.train.best_metric, SCORES)
     weights = {name: getattr(config.objectives, name) for name in ("itc", "itm", "itg")}
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
+    check_kind(config.optimizer.kind, accelerator.device)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
@@ -225,6 +227,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
             revision=config.model.revision,
             image_size=bare.config.vision_config.image_size,
             parts=parts,
+            quantize=config.quantize,
             objectives=weights,
             max_text_tokens=config.data.max_target_tokens,
         )

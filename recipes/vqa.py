@@ -43,6 +43,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         commonest_answers,
         score,
     )
+    from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
     from blip2ft.training.feed import make_feed
     from blip2ft.training.loop import Milestones, check_metric, train
@@ -61,6 +62,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         lines = Path(config.candidates).read_text(encoding="utf-8").splitlines()
         candidates = [line.strip() for line in lines if line.strip()]
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
+    check_kind(config.optimizer.kind, accelerator.device)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
@@ -230,6 +232,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             revision=config.model.revision,
             image_size=bare.config.vision_config.image_size,
             parts=parts,
+            quantize=config.quantize,
             prompt=config.prompt,
             question_in_qformer=config.question_in_qformer,
             stage1=None if config.stage1 is None else locate_source(config.stage1),
