@@ -10,6 +10,7 @@ from typing import NoReturn
 from blip2ft import __version__
 from blip2ft.commands.ask import add_ask
 from blip2ft.commands.assemble import add_assemble
+from blip2ft.commands.cache import add_cache
 from blip2ft.commands.capfilt import add_capfilt
 from blip2ft.commands.caption import add_caption
 from blip2ft.commands.convert import add_convert
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_capfilt,
         add_inspect,
         add_plan,
+        add_cache,
     ):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)

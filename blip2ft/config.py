@@ -183,6 +183,22 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class CacheConfig:
+    """What a frozen image encoder computes, kept on disk; see blip2ft/features/.
+
+    Args:
+        folder: Where to keep it; None computes it in every step. Images that aren't augmented
+            (data.crop_scale null, data.flip false) are then encoded once, before the first step.
+        dtype: How to keep it. Under bf16 computing, "bf16" loses nothing; "fp32" keeps fp32 runs
+            exact; "int8" takes 0.53 of bf16, with an error of up to 1/254 of the largest of 64
+            channels.
+    """
+
+    folder: str | None = None
+    dtype: Literal["bf16", "fp32", "int8"] = "bf16"
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW and its schedule: linear warm-up, then a cosine that moves every step.
 
@@ -272,6 +288,7 @@ class CaptionConfig:
         parts: How each part trains.
         lora: The adapters of parts in mode "lora".
         quantize: Parts to hold in fewer bits, such as {"language": "nf4"}; frozen or lora only.
+        cache: Keep what a frozen image encoder computes.
         prompt: Text that the caption goes on from, in training, evaluation and export alike.
         prefix_lm: Cut each training caption at random: the model reads the first words behind the
             prompt and writes the rest (section 3.2; for encoder-decoders such as FlanT5).
@@ -287,6 +304,7 @@ class CaptionConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     prompt: str = "a photo of"
     prefix_lm: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -345,6 +363,7 @@ class RetrievalConfig:
         parts: How each part trains; the heads belong to projection. There is no language model.
         lora: The adapters of parts in mode "lora".
         quantize: Parts to hold in fewer bits, such as {"vision": "nf4"}; frozen or lora only.
+        cache: Keep what a frozen image encoder computes.
         optimizer: AdamW and its schedule.
         train: Length, batches and milestones.
         search: How the evaluation searches.
@@ -360,6 +379,7 @@ class RetrievalConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(vision_layer_decay=0.95)
     )
@@ -447,6 +467,7 @@ class VqaConfig:
         parts: How each part trains.
         lora: The adapters of parts in mode "lora".
         quantize: Parts to hold in fewer bits, such as {"language": "nf4"}; frozen or lora only.
+        cache: Keep what a frozen image encoder computes.
         prompt: What a question becomes, for both readers, in training, evaluation and export alike.
         candidates: File with an answer a line to choose from by likelihood; None lets the model
             write. Questions with choices of their own are always answered by one of them.
@@ -465,6 +486,7 @@ class VqaConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     prompt: str = "Question: {} Answer:"
     candidates: str | None = None
     optimizer: OptimizerConfig = field(

@@ -1,14 +1,12 @@
 """`blip2ft plan`."""
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import command, positive
-from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
+from blip2ft.commands.overrides import add_settings
 from blip2ft.quiet import quiet_libraries
 
 EPILOG = """\
@@ -18,21 +16,13 @@ training; evaluation and its beam search come on top where they need more.
 """
 
 
-class _Override(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        namespace.overrides = [*namespace.overrides, option, values]
-
-
 def add_plan(commands: Any) -> None:
     parser = command(
         commands, "plan", "Say what a run will take: memory, steps, time and disk.", _plan
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog, parser.allow_abbrev = EPILOG, False
-    parser.add_argument("--config", required=True, metavar="F.yaml", help="as the recipe's")
-    parser.add_argument(
-        "--task", choices=["caption", "retrieval", "vqa"], help="default: told from the settings"
-    )
+    parser.epilog = EPILOG
+    add_settings(parser)
     parser.add_argument("--gpu", help="memory such as 24GB or 40GiB, or a name such as a100-40")
     parser.add_argument("--processes", type=positive, default=1, help="GPUs that share a step (1)")
     parser.add_argument("--samples", type=positive, help="training samples of an epoch")
@@ -41,12 +31,6 @@ def add_plan(commands: Any) -> None:
     speed.add_argument("--images-per-second", type=_above_0, metavar="X", help="of all processes")
     speed.add_argument("--like", type=Path, metavar="RUN", help="take the speed of an earlier run")
     parser.add_argument("--json", action="store_true", help="print bytes and counts as JSON")
-    parser.set_defaults(overrides=[])
-    keys = {key for kind in (CaptionConfig, RetrievalConfig, VqaConfig) for key in _keys(kind)}
-    for key in sorted(keys):
-        parser.add_argument(
-            f"--{key}", action=_Override, help=argparse.SUPPRESS, default=argparse.SUPPRESS
-        )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -85,12 +69,3 @@ def _above_0(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} isn't a number above 0")
     return number
-
-
-def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of a config's settings, groups too."""
-    for field in dataclasses.fields(kind):
-        yield prefix + field.name
-        for option in (field.type, *getattr(field.type, "__args__", ())):
-            if dataclasses.is_dataclass(option):
-                yield from _keys(option, f"{prefix}{field.name}.")

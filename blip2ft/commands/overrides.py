@@ -1,0 +1,37 @@
+"""Settings of a recipe, given to a command as the recipe takes them."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
+
+
+class _Override(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        namespace.overrides = [*namespace.overrides, option, values]
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """--config, --task and every setting of any recipe, which end up in `overrides`."""
+    parser.allow_abbrev = False
+    parser.add_argument("--config", required=True, metavar="F.yaml", help="as the recipe's")
+    parser.add_argument(
+        "--task", choices=["caption", "retrieval", "vqa"], help="default: told from the settings"
+    )
+    parser.set_defaults(overrides=[])
+    keys = {key for kind in (CaptionConfig, RetrievalConfig, VqaConfig) for key in _keys(kind)}
+    for key in sorted(keys):
+        parser.add_argument(
+            f"--{key}", action=_Override, help=argparse.SUPPRESS, default=argparse.SUPPRESS
+        )
+
+
+def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a config's settings, groups too."""
+    for field in dataclasses.fields(kind):
+        yield prefix + field.name
+        for option in (field.type, *getattr(field.type, "__args__", ())):
+            if dataclasses.is_dataclass(option):
+                yield from _keys(option, f"{prefix}{field.name}.")

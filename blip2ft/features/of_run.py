@@ -1,0 +1,106 @@
+"""What a recipe would keep, told from its settings: the same model, images and transforms."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from blip2ft.data.images import transforms_for
+from blip2ft.data.questions import read_questions
+from blip2ft.data.records import read_records
+from blip2ft.features.build import Wanted, build, want_features
+from blip2ft.features.level import cache_level
+from blip2ft.models.load import load_captioner, load_retriever
+from blip2ft.models.parts import check_parts, set_trainable
+from blip2ft.models.source import read_config
+from blip2ft.models.vqa import load_vqa
+from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
+
+
+def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], object]) -> None:
+    """Compute the features that a run of `task` with `settings` would.
+
+    Raises ValueError where it would keep none, and as the run does.
+    """
+    accelerator, model, level, wanted = _prepare(task, settings)
+    quiet = say if accelerator.is_main_process else lambda _: None
+    build(model, level, wanted, accelerator, usable_workers(settings["data"]["workers"]), quiet)
+
+
+def names_for(task: str, settings: Mapping[str, Any]) -> set[str]:
+    """The folders in `cache.folder` that a run of `task` with `settings` uses."""
+    *_, wanted = _prepare(task, settings, with_images=False)
+    AcceleratorState._reset_state(True)  # the next run's precision may be another
+    return {each.store.key.name for each in wanted}
+
+
+def _prepare(
+    task: str, settings: Mapping[str, Any], *, with_images: bool = True
+) -> tuple[Accelerator, Any, str, list[Wanted]]:
+    level = cache_level(settings)
+    if level is None:
+        why = "evaluate_only is true" if settings.get("evaluate_only") else "cache.folder is null"
+        raise ValueError(
+            f"{why}, so this run keeps no features; set cache.folder to a folder, and "
+            "evaluate_only to false"
+        )
+    name, cache = settings["model"]["name"], settings["cache"]
+    check_parts(settings["parts"], settings["quantize"])
+    accelerator = start_processes(settings["model"]["precision"], [], cache["folder"])
+    records: list[Sequence[Any]] = [[], []]
+    if with_images:
+        records = [list(_records(task, settings, train)) for train in (True, False)]
+    model, processor = _load(task, settings, accelerator)
+    data = settings["data"]
+    transforms = transforms_for(
+        processor.image_processor, scale=data["crop_scale"], flip=data["flip"]
+    )
+    wanted = want_features(
+        model,
+        level,
+        **cache,
+        name=name,
+        records=records,
+        transforms=transforms,
+        precision=accelerator.mixed_precision,
+    )
+    return accelerator, model, level, wanted
+
+
+def _records(task: str, settings: Mapping[str, Any], train: bool) -> Iterator[Any]:
+    data = settings["data"]
+    read: Callable[..., Any] = read_questions if task == "vqa" else read_records
+    sources = [data["validation"], data["test"]]
+    if train:
+        sources = data["train"] if task == "vqa" else [data["train"]]
+        if not all(sources):
+            raise ValueError("data.train is null: there is nothing to learn from; give its source")
+    for source in sources:
+        yield from read(**source) if source else ()
+
+
+def _load(task: str, settings: Mapping[str, Any], accelerator: Accelerator) -> tuple[Any, Any]:
+    model_settings = settings["model"]
+    name, revision = model_settings["name"], model_settings["revision"]
+    frozen = frozen_dtype(accelerator, read_config(name, revision, ("blip-2", "instructblip")))
+    options: dict[str, Any] = {
+        "revision": revision,
+        "image_size": model_settings["image_size"],
+        "dtype": torch.float32,
+        "quantize": settings["quantize"],
+        "compute_dtype": frozen,
+    }
+    if task == "vqa":
+        options |= {key: settings[key] for key in ("stage1", "question_in_qformer")}
+        model, processor = load_vqa(name, **options)
+    elif task == "retrieval":
+        objectives = {key: settings["objectives"][key] for key in ("itc", "itm", "itg")}
+        model, processor = load_retriever(
+            name, **options, objectives=objectives, itg_head=settings["itg_head"]
+        )
+    else:
+        model, processor = load_captioner(name, **options)
+    set_trainable(model, settings["parts"], frozen)
+    return model.to(accelerator.device), processor
