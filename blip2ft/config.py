@@ -65,8 +65,6 @@ class LoraConfig:
         init: Where the factors start: "default" (A random, B zero), "gaussian", "orthogonal", or
             from the weight itself: "pissa" (arXiv 2404.02948), "pissa_niter_16" (the same, nearly,
             in a fraction of the time), "olora" (arXiv 2406.01775).
-        lr_ratio: lora_B learns at so many times the rate of lora_A (LoRA+, arXiv 2402.12354, which
-            takes 16; lower optimizer.lr with it).
     """
 
     r: int = 16
@@ -75,7 +73,6 @@ class LoraConfig:
     dora: bool = False
     rslora: bool = False
     init: LoraInit = "default"
-    lr_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -212,6 +209,8 @@ class OptimizerConfig:
         betas: AdamW's averaging coefficients.
         weight_decay: On matrices only; norms and biases have none.
         vision_layer_decay: Each ViT block's rate is this times the next one's (OPT-6.7B: 0.95).
+        lora_lr_ratio: lora_B learns at so many times the rate of lora_A (LoRA+, arXiv 2402.12354,
+            which takes 16; lower lr with it).
         max_grad_norm: Clip the gradient's norm; None doesn't clip.
     """
 
@@ -222,6 +221,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     vision_layer_decay: float = 1.0
+    lora_lr_ratio: float = 1.0
     max_grad_norm: float | None = 1.0
 
 

@@ -39,11 +39,11 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
     from blip2ft.training.feed import make_feed, open_training, size_of
-    from blip2ft.training.loop import Milestones, check_metric, train
-    from blip2ft.training.optimizer import make_optimizer, make_schedule
+    from blip2ft.training.loop import check_metric, milestones_of, train
+    from blip2ft.training.optimizer import optimizer_and_schedule
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
-    from blip2ft.training.run import open_run, read_evaluation, record_evaluation
+    from blip2ft.training.run import read_evaluation, record_evaluation, start_run
     from blip2ft.training.summary import answer_table, score_table
 
     # What can't work is refused before anything is loaded or written.
@@ -78,9 +78,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         quantize=config.quantize,
         compute_dtype=frozen,
     )
-    adapters = asdict(config.lora)
-    lr_ratio = adapters.pop("lr_ratio")
-    lora = attach_lora(model, parts, **adapters)
+    lora = attach_lora(model, parts, **asdict(config.lora))
     set_trainable(model, parts, frozen)
     checkpoint_gradients(model, config.model.gradient_checkpointing)
     model.to(accelerator.device)
@@ -120,24 +118,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     # From here on there is a run.
     run = Path(config.output)
-    if accelerator.is_main_process:
-        open_run(run, config_yaml, resume=config.train.resume)
-    accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
-    optimizer = make_optimizer(
-        model,
-        lr=config.optimizer.lr,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        vision_layer_decay=config.optimizer.vision_layer_decay,
-        lora_lr_ratio=lr_ratio,
-    )
-    schedule = make_schedule(
-        optimizer,
-        steps=steps,
-        warmup_steps=config.optimizer.warmup_steps,
-        lr=config.optimizer.lr,
-        min_lr=config.optimizer.min_lr,
-    )
+    start_run(run, config_yaml, accelerator, resume=config.train.resume)
+    optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     bare = model
     model, optimizer = accelerator.prepare(model, optimizer)
 
@@ -178,7 +160,6 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
         evaluate(final_records, final, 0, java=True)
-    every = config.train.evaluate_every or feed.order.steps(1)
     best = train(
         accelerator=accelerator,
         run=run,
@@ -191,13 +172,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         loss=caption_loss,
         count=count_labels,
         evaluate=lambda step: evaluate(validation_records, "validation", step),
-        milestones=Milestones(
-            evaluate_every=every,
-            checkpoint_every=config.train.checkpoint_every or every,
-            log_every=config.train.log_every,
-            keep_checkpoints=config.train.keep_checkpoints,
-            best_metric=config.train.best_metric,
-        ),
+        milestones=milestones_of(asdict(config.train), feed.order.steps(1)),
         max_grad_norm=config.optimizer.max_grad_norm,
         resume_from=checkpoints[-1] if checkpoints else None,
     )

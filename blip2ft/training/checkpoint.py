@@ -177,7 +177,7 @@ def _load_optimizer(
         raise ValueError(
             f"{checkpoint} can't be resumed: its optimizer has {len(then)} groups of parameters, "
             f"this run's {len(now)}, or others; optimizer.vision_layer_decay must be "
-            "1 in both or in neither, and lora.lr_ratio too"
+            "1 in both or in neither, and optimizer.lora_lr_ratio too"
         )
     kind, own_kind = (gs[0].get("kind", "adamw") for gs in (saved["param_groups"], groups))
     if kind != own_kind:

@@ -42,6 +42,21 @@ class Milestones:
     best_metric: str = "cider"
 
 
+def milestones_of(settings: Mapping[str, Any], epoch: int) -> Milestones:
+    """As the `train` group of a run's settings says; without a word, each `epoch` of so many steps.
+
+    A checkpoint comes with each evaluation, unless it is said.
+    """
+    every = settings["evaluate_every"] or epoch
+    return Milestones(
+        evaluate_every=every,
+        checkpoint_every=settings["checkpoint_every"] or every,
+        log_every=settings["log_every"],
+        keep_checkpoints=settings["keep_checkpoints"],
+        best_metric=settings["best_metric"],
+    )
+
+
 @dataclass
 class _Progress:
     """What a checkpoint says of the run; `evaluated` is the last step with its evaluation done."""

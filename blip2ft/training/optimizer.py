@@ -3,6 +3,7 @@
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -118,6 +119,17 @@ def make_schedule(
             step, steps=steps, warmup_steps=warmup_steps, lr=lr, min_lr=min_lr
         ),
     )
+
+
+def optimizer_and_schedule(
+    model: nn.Module, steps: int, settings: Mapping[str, Any]
+) -> tuple[Optimizer, LambdaLR]:
+    """Both as the `optimizer` group of a run's settings says, for a run of `steps`."""
+    schedule = {key: settings[key] for key in ("warmup_steps", "lr", "min_lr")}
+    elsewhere = ("warmup_steps", "min_lr", "max_grad_norm")
+    own = {key: value for key, value in settings.items() if key not in elsewhere}
+    optimizer = make_optimizer(model, **own)
+    return optimizer, make_schedule(optimizer, steps=steps, **schedule)
 
 
 def _vision_depth(name: str, layers: int) -> int:

@@ -2,8 +2,10 @@
 
 config.yaml          every setting, resolved
 environment.json     versions, git commit, hardware, command
+stream.json          the shards that a run on a stream learns from
 log.jsonl            loss, rate and speed while training
 metrics.jsonl        each evaluation's scores
+broken.jsonl         samples of a stream that couldn't be read
 predictions/         each evaluation's answers
 checkpoints/         to resume from
 adapter/             what was trained, when the run has ended
@@ -18,9 +20,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blip2ft.whole import remove_partial, whole
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
@@ -47,7 +52,7 @@ def check_output(output: str | Path, *, resume: bool) -> None:
 
 
 def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
-    """Make the folder of a new run; call on one process, after `check_output`.
+    """Make the folder of a new run, on one process.
 
     A resumed run keeps its first config.yaml and gets a further one, named after it. What a kill
     left half-written is removed.
@@ -60,6 +65,14 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     suffix = f"-resumed-{times}" if resume else ""
     (run / f"environment{suffix}.json").write_text(json.dumps(environment(), indent=2) + "\n")
     (run / f"config{suffix}.yaml").write_text(config_yaml)
+
+
+def start_run(run: Path, config_yaml: str, accelerator: "Accelerator", *, resume: bool) -> None:
+    """Open the folder and the trackers of a run; call on every process, after `check_output`."""
+    if accelerator.is_main_process:
+        open_run(run, config_yaml, resume=resume)
+    accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
+    accelerator.wait_for_everyone()
 
 
 def record_evaluation(

@@ -27,7 +27,7 @@ RULES: dict[str, Rule] = {
     "lora.r": _at_least_1(),
     "lora.alpha": _at_least_1(),
     "lora.dropout": (lambda value: 0 <= value < 1, "0 or more, below 1"),
-    "lora.lr_ratio": POSITIVE,
+    "optimizer.lora_lr_ratio": POSITIVE,
     "optimizer.lr": POSITIVE,
     "optimizer.min_lr": NOT_NEGATIVE,
     "optimizer.warmup_steps": NOT_NEGATIVE,

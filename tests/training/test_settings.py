@@ -60,7 +60,7 @@ def test_every_rule_is_that_of_a_setting():
         ("optimizer.warmup_steps", -1),
         ("optimizer.max_grad_norm", 0.0),
         ("lora.dropout", 1.0),
-        ("lora.lr_ratio", 0.0),
+        ("optimizer.lora_lr_ratio", 0.0),
         ("data.workers", -1),
         ("data.stream.max_broken", 5),
         ("data.stream.max_broken", float("nan")),
