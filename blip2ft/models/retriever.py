@@ -1,21 +1,29 @@
-"""The image-text model: features, hard negatives and the three objectives of stage 1."""
+"""The image-text model: features, matching and the three objectives of stage 1."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Blip2Config, Blip2ForImageTextRetrieval
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from blip2ft.gather import Shares, share_batch
-from blip2ft.losses import contrastive, matching, similarities, text_generation
+from blip2ft.losses import matching, text_generation
+from blip2ft.models.in_batch import (
+    ItcGradients,
+    Negatives,
+    contrastive_loss,
+    draw_negatives,
+    same_image,
+    similarity_logits,
+)
+from blip2ft.models.itg_head import GenerationHead
 from blip2ft.models.qformer import (
     ImageKeys,
     bidirectional_mask,
@@ -52,35 +60,6 @@ class RetrieverOutput(ModelOutput):
     pairs: Tensor | None = None
     image_features: Tensor | None = None
     text_features: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ItcGradients:
-    """What ITC over a whole step asks of one micro-batch (GradCache, arXiv 2101.06983).
-
-    value: the loss, (); image: (B, Q, D), text: (B, D), temperature: (): its gradients.
-    """
-
-    value: Tensor
-    image: Tensor
-    text: Tensor
-    temperature: Tensor
-
-
-class GenerationHead(nn.Module):
-    """BERT's transform and norm, and the bias of a decoder whose weight is the word embedding."""
-
-    def __init__(self, hidden_size: int, vocab_size: int, act: str, eps: float) -> None:
-        super().__init__()
-        self.transform = nn.Linear(hidden_size, hidden_size)
-        self.act = ACT2FN[act]
-        self.norm = nn.LayerNorm(hidden_size, eps=eps)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
-
-    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """(N, D) and (V, D) -> logits (N, V)."""
-        hidden = self.norm(self.act(self.transform(hidden)))
-        return functional.linear(hidden, word_embeddings, self.bias)
 
 
 class Retriever(Blip2ForImageTextRetrieval):
@@ -167,9 +146,9 @@ class Retriever(Blip2ForImageTextRetrieval):
         shares = share_batch(len(input_ids), input_ids.shape[1], input_ids.device)
         same = same_image(shares, image_ids, input_ids.device)
         if itc_gradients is not None:
-            output.itc = self._cached_itc(itc_gradients, image_features, text_features)
+            output.itc = itc_gradients.loss(image_features, text_features, self.temperature)
         if self._wants("itm") or (self._wants("itc") and itc_gradients is None):
-            logits = self.similarity_logits(shares, image_features, text_features)
+            logits = similarity_logits(shares, image_features, text_features, self.temperature)
             if output.itc is None and self._wants("itc"):
                 output.itc = contrastive_loss(shares, same, *logits)
             if self._wants("itm"):
@@ -218,19 +197,6 @@ class Retriever(Blip2ForImageTextRetrieval):
         )
         return self.itm_head(states).float().mean(1)
 
-    def similarity_logits(
-        self,
-        shares: Shares,
-        image_features: Tensor,
-        text_features: Tensor,
-        temperature: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Our images to all texts, our texts to all images, both (B, G), over the temperature."""
-        temperature = self.temperature if temperature is None else temperature
-        image_to_text = similarities(image_features, shares.gather(text_features))
-        text_to_image = similarities(shares.gather(image_features), text_features).T
-        return image_to_text / temperature, text_to_image / temperature
-
     def unused_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What the objectives leave without gradient, such as other objectives' heads; DDP would
         wait for it."""
@@ -269,11 +235,6 @@ class Retriever(Blip2ForImageTextRetrieval):
         )
         return states[:, :length], states[:, length:]
 
-    def _cached_itc(self, cached: ItcGradients, image: Tensor, text: Tensor) -> Tensor:
-        linear = (image.float() * cached.image).sum() + (text.float() * cached.text).sum()
-        linear = linear + self.temperature * cached.temperature
-        return cached.value + (linear - linear.detach())
-
     def _keys_of(
         self, shares: Shares, images: ImageKeys, image_embeds: Tensor, wanted: Tensor
     ) -> ImageKeys:
@@ -296,7 +257,7 @@ class Retriever(Blip2ForImageTextRetrieval):
         same: Tensor,
         images: ImageKeys,
         negative_images: ImageKeys,
-        negatives: "Negatives",
+        negatives: Negatives,
         input_ids: Tensor,
         attention_mask: Tensor,
     ) -> Tensor:
@@ -332,51 +293,3 @@ class Retriever(Blip2ForImageTextRetrieval):
         loss = text_generation(logits, input_ids[:, 1:][rows])
         tokens = shares.gather(rows.sum(1)).sum().clamp(min=1)
         return loss * (len(shares.sizes) / tokens)
-
-
-class Negatives(NamedTuple):
-    """Of each of our pairs a text that isn't its image's and an image that isn't its text's.
-
-    Both (B,) int64, numbered over all processes; of no meaning where a pair has none.
-    """
-
-    texts: Tensor
-    images: Tensor
-
-
-def same_image(shares: Shares, image_ids: Tensor | None, device: torch.device) -> Tensor:
-    """Which of all pairs show the same image, (G, G) bool."""
-    if image_ids is None:
-        return torch.eye(shares.total, dtype=torch.bool, device=device)
-    everyone = shares.gather(image_ids.view(-1))
-    return everyone[:, None] == everyone
-
-
-def contrastive_loss(
-    shares: Shares, same: Tensor, image_to_text: Tensor, text_to_image: Tensor
-) -> Tensor:
-    """ITC of our rows (B, G) over all pairs, half of each direction."""
-    targets = same[shares.offset :][: len(image_to_text)].float()
-    targets = targets / targets.sum(1, keepdim=True)
-    both = contrastive(image_to_text, targets) + contrastive(text_to_image, targets)
-    return both * (len(shares.sizes) / (2 * shares.total))
-
-
-@torch.no_grad()
-def draw_negatives(
-    shares: Shares, same: Tensor, image_to_text: Tensor, text_to_image: Tensor
-) -> Negatives:
-    """Hard negatives: in proportion to the softmax of the similarity logits (B, G).
-
-    The noise is drawn for all pairs from one seed on every process, so that splitting a batch over
-    processes changes no draw.
-    """
-    generator = torch.Generator().manual_seed(shares.seed)
-    ours = slice(shares.offset, shares.offset + len(image_to_text))
-    drawn = []
-    for logits in (image_to_text, text_to_image):
-        # argmax of logits plus Gumbel noise is a draw from their softmax
-        noise = torch.empty(same.shape).exponential_(generator=generator).log_().neg_()
-        scores = logits.float() + noise[ours].to(logits.device)
-        drawn.append(scores.masked_fill(same[ours], -torch.inf).argmax(1))
-    return Negatives(*drawn)

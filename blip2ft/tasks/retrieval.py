@@ -17,7 +17,8 @@ from blip2ft.data.records import Record
 from blip2ft.data.stream import Stream
 from blip2ft.gather import share_batch
 from blip2ft.metrics.recall_at_k import recall_at_k
-from blip2ft.models.retriever import ItcGradients, Retriever, contrastive_loss, same_image
+from blip2ft.models.in_batch import ItcGradients, contrastive_loss, same_image, similarity_logits
+from blip2ft.models.retriever import Retriever
 from blip2ft.tasks.ranking import Rankings
 
 RECALL_AT = (1, 5, 10)  # paper, table 5
@@ -90,7 +91,7 @@ def cache_itc(model: nn.Module, batches: list[dict[str, Any]]) -> list[dict[str,
     if all("image_ids" in batch for batch in batches):
         ids = torch.cat([batch["image_ids"] for batch in batches])
     same = same_image(shares, ids, all_images.device)
-    logits = bare.similarity_logits(shares, all_images, all_texts, temperature)
+    logits = similarity_logits(shares, all_images, all_texts, temperature)
     loss = contrastive_loss(shares, same, *logits)
     image, text, heat = torch.autograd.grad(loss, (all_images, all_texts, temperature))
 

@@ -22,7 +22,7 @@ from plain import image_features, losses, text_features, turn_off_dropout
 
 from blip2ft.gather import share_batch
 from blip2ft.losses import similarities
-from blip2ft.models.retriever import draw_negatives, same_image
+from blip2ft.models.in_batch import draw_negatives, same_image
 
 
 def main() -> None:

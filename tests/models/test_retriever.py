@@ -7,10 +7,10 @@ from transformers import Blip2ForImageTextRetrieval
 
 from blip2ft.data.pairs import pair_layout
 from blip2ft.gather import Shares, share_batch
+from blip2ft.models.in_batch import contrastive_loss, draw_negatives, same_image
 from blip2ft.models.load import load_retriever
 from blip2ft.models.parts import checkpoint_gradients
 from blip2ft.models.qformer import bidirectional_mask, multimodal_causal_mask, project_images
-from blip2ft.models.retriever import contrastive_loss, draw_negatives, same_image
 
 TEXTS = ["a red cat", "the dog and a bird on the apple", "a car", "a blue bird of the left"]
 

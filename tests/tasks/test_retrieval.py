@@ -15,8 +15,8 @@ from blip2ft.data.order import Key
 from blip2ft.data.pairs import pair_layout
 from blip2ft.data.records import read_records
 from blip2ft.gather import Shares
+from blip2ft.models.in_batch import contrastive_loss, same_image, similarity_logits
 from blip2ft.models.load import load_retriever
-from blip2ft.models.retriever import contrastive_loss, same_image
 from blip2ft.tasks.ranking import Ranking, Rankings
 from blip2ft.tasks.retrieval import (
     answers,
@@ -103,7 +103,9 @@ def test_cached_itc_has_the_gradients_of_the_whole_batch(retriever_folder, dropo
     texts = torch.cat([f.text_features for f in features])
     shares = Shares((5,), 0, 0, 0)
     same = same_image(shares, torch.tensor([0, 1, 1, 3, 4]), images.device)
-    loss = contrastive_loss(shares, same, *model.similarity_logits(shares, images, texts))
+    loss = contrastive_loss(
+        shares, same, *similarity_logits(shares, images, texts, model.temperature)
+    )
     loss.backward()
     assert value == pytest.approx(loss.item(), abs=1e-5)
     for name, parameter in model.named_parameters():
