@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import LoraVariant
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Blip2ForConditionalGeneration, InstructBlipForConditionalGeneration
@@ -43,6 +42,7 @@ from blip2ft.models.adapters import (
     locate_source,
     read_description,
 )
+from blip2ft.models.peft_layers import inject, lora_places, set_active, take_off
 from blip2ft.models.retriever import Retriever
 
 
@@ -125,7 +125,7 @@ class Adapters:
                 key.removeprefix("base_model.model."): tensor
                 for key, tensor in load_file(lora_path).items()
             }
-            check_fit(lora_path, state, self._lora_places(config, state), origin)
+            check_fit(lora_path, state, lora_places(self.model, config, state), origin)
         with self._changing():
             if name in self._adapters:
                 raise ValueError(
@@ -135,7 +135,7 @@ class Adapters:
             key = f"adapter_{self._loaded}"
             layers = tuple(sorted({key.partition(".lora_")[0] for key in state}))
             if config is not None:
-                self._inject(config, layers, state, key)
+                inject(self.model, config, layers, state, key)
             for place in full:
                 self._base_tensors.setdefault(place, self._own[place].data)
             held = {place: tensor.to(self._own[place]) for place, tensor in full.items()}
@@ -166,7 +166,7 @@ class Adapters:
             if name in self.active:
                 self._activate({})
             gone = self._adapters.pop(name)
-            self._take_off(gone)
+            take_off(self.model, gone.layers, gone.key)
             wanted = {place for held in self._adapters.values() for place in held.full}
             self._base_tensors = {k: t for k, t in self._base_tensors.items() if k in wanted}
 
@@ -238,41 +238,6 @@ class Adapters:
                 f"image_size={size}"
             )
 
-    def _lora_places(self, config: LoraConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The shapes that the LoRA's tensors must have on this model, by name."""
-        modules = dict(self.model.named_modules())
-        places = {}
-        for layer in {key.partition(".lora_")[0] for key in state}:
-            module = modules.get(layer)
-            if isinstance(module, LoraLayer):
-                module = module.get_base_layer()
-            if not isinstance(module, nn.Linear):
-                continue
-            shapes: dict[str, tuple[int, ...]] = {
-                "lora_A.weight": (config.r, module.in_features),
-                "lora_B.weight": (module.out_features, config.r),
-            }
-            if config.use_dora:
-                shapes["lora_magnitude_vector"] = (module.out_features,)
-            for factor, shape in shapes.items():
-                places[f"{layer}.{factor}"] = torch.empty(shape, device="meta")
-        return places
-
-    def _inject(
-        self, config: LoraConfig, layers: tuple[str, ...], state: dict[str, Tensor], key: str
-    ) -> None:
-        config.target_modules = set(layers)
-        config.init_lora_weights = True  # what a start of its own would draw is overwritten
-        config.inference_mode = True
-        model: Any = self.model
-        others = model.__dict__.pop("peft_config", {})  # peft warns of them
-        inject_adapter_in_model(config, model, adapter_name=key)
-        model.peft_config = others | model.peft_config
-        set_peft_model_state_dict(self.model, state, adapter_name=key)
-        for module in self.model.modules():
-            if isinstance(module, LoraLayer):
-                module.train(self.model.training)
-
     def _checked(self, weights: Mapping[str, float]) -> dict[str, float]:
         for name, weight in weights.items():
             if name not in self._adapters:
@@ -297,7 +262,7 @@ class Adapters:
         mixed = {self._adapters[name].key: weight for name, weight in weights.items()}
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
-                _set_active(module, mixed)
+                set_active(module, mixed)
         for place, base in self._base_tensors.items():
             holders = [
                 (weight, self._adapters[name].full[place])
@@ -306,54 +271,6 @@ class Adapters:
             ]
             self._own[place].data = _weighted(base, holders)
         self.active = dict(weights)
-
-    def _take_off(self, adapter: _Adapter) -> None:
-        for layer in adapter.layers:
-            module: Any = self.model.get_submodule(layer)
-            module.delete_adapter(adapter.key)
-            if not module.lora_A:
-                parent, _, child = layer.rpartition(".")
-                setattr(self.model.get_submodule(parent), child, module.get_base_layer())
-        configs: Any = getattr(self.model, "peft_config", {})
-        configs.pop(adapter.key, None)
-        if not configs and hasattr(self.model, "peft_config"):
-            del self.model.peft_config
-
-
-class _Share(LoraVariant):
-    """A share of what a variant of LoRA adds to the base's result, whatever others add.
-
-    peft's own DoRA takes the result of the adapters before it for the base's.
-    """
-
-    def __init__(self, variant: LoraVariant, weight: float) -> None:
-        self.variant, self.weight = variant, weight
-
-    def forward(
-        self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
-    ) -> Tensor:
-        layer = module.get_base_layer()
-        # x has the factors' dtype by now
-        given = x.to(layer.weight.dtype) if layer.weight.is_floating_point() else x
-        base = layer(given)
-        own = self.variant.forward(
-            module, active_adapter=active_adapter, x=x, result=base, **kwargs
-        )
-        return result + self.weight * (own - base)
-
-
-def _set_active(layer: LoraLayer, weights: Mapping[str, float]) -> None:
-    """Let the adapters in `weights` answer in `layer`, each with its weight; keys are peft's."""
-    here = [key for key in weights if key in layer.lora_A]
-    layer.set_adapter(here, inference_mode=True)
-    for key in here:
-        variant = layer.lora_variant.get(key)
-        if variant is None:
-            layer.set_scale(key, weights[key])
-            continue
-        variant = variant.variant if isinstance(variant, _Share) else variant
-        alone = here == [key] and weights[key] == 1
-        layer.lora_variant[key] = variant if alone else _Share(variant, weights[key])
 
 
 def _weighted(base: Tensor, holders: list[tuple[float, Tensor]]) -> Tensor:
