@@ -1,5 +1,6 @@
 """The loss lines of a run: to log.jsonl, the trackers and the progress bar."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -9,20 +10,31 @@ from tqdm import tqdm
 
 from blip2ft.training.run import append_line
 
+logger = logging.getLogger(__name__)
+
+STARVED = 0.2  # a fifth: the step would be a quarter longer than it has to be
+
 
 class Log:
     """A line every so many steps; its speed is that of the steps alone.
 
     What lies between `step` and the next `begin`, evaluations and checkpoints, isn't counted.
+    `waiting` is the share of the steps' time in which the main process waited for its batches;
+    from `STARVED` on it is told with what can be done.
     """
 
     def __init__(self, path: Path, every: int, accelerator: Accelerator, bar: tqdm) -> None:
         self.path, self.every, self.accelerator, self.bar = path, every, accelerator, bar
-        self.samples, self.seconds, self.since = 0, 0.0, 0.0
+        self.samples, self.seconds, self.waited, self.since = 0, 0.0, 0.0, 0.0
+        self.told = False
 
     def begin(self) -> None:
         """A step begins: its batches are waited for."""
         self.since = time.perf_counter()
+
+    def loaded(self) -> None:
+        """The step has its batches."""
+        self.waited += time.perf_counter() - self.since
 
     def step(self, step: int, loss: float, rate: float, norm: Tensor | None, samples: int) -> None:
         """A step has ended; samples: those of all processes."""
@@ -31,12 +43,23 @@ class Log:
         self.bar.update()
         if step % self.every and step != self.bar.total:
             return
-        speed = self.samples / self.seconds
-        self.samples, self.seconds = 0, 0.0
+        speed, waiting = self.samples / self.seconds, self.waited / self.seconds
+        self.samples, self.seconds, self.waited = 0, 0.0, 0.0
         values = {"loss": loss, "lr": rate, "images_per_second": round(speed, 2)}
+        values["waiting"] = round(waiting, 3)
         if norm is not None:
             values["grad_norm"] = float(norm)
         if self.accelerator.is_main_process:
             append_line(self.path, {"step": step, **values})
         self.accelerator.log(values, step=step)
         self.bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {speed:.1f} images/s")
+        # the first line has the workers' start in it
+        main = self.accelerator.is_main_process
+        if main and waiting > STARVED and step > self.every and not self.told:
+            self.told = True
+            self.bar.clear()
+            logger.warning(
+                "%.0f %% of the time goes by waiting for images: raise data.workers, where there "
+                "are cores for them, or keep smaller image files",
+                100 * waiting,
+            )

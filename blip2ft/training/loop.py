@@ -166,6 +166,7 @@ def train(
             except Exception as error:
                 # a signal to the whole group ends the workers as well
                 broken = None if signals.received else error
+            log.loaded()
             # one process's signal or broken sample stops all, at the same step
             stop = signals.received or broken is not None
             local = torch.tensor([sum(map(count, step_batches)), stop], device=accelerator.device)
