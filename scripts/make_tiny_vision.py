@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from make_scenes import COLOURS, SIDE, compose, draw_things, numbers
 from PIL import Image
+from scene_layout import SIDE
+from scene_pictures import COLOURS, compose
+from scene_things import draw_things, numbers
 from tiny_training import fit, make_part, part_parser
 from torch import Tensor
 from torch.nn import functional

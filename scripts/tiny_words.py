@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from make_scenes import COLOURS, PLACES, describe, draw_things, numbers
+from scene_captions import describe
+from scene_layout import PLACES
+from scene_pictures import COLOURS
+from scene_things import draw_things, numbers
 from tokenizers import (
     Tokenizer,
     decoders,

@@ -8,6 +8,10 @@ import make_scenes
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scene_captions
+import scene_layout
+import scene_pictures
+import scene_things
 from datasets import Image as ImageColumn
 from datasets import load_dataset
 
@@ -61,7 +65,7 @@ def test_a_longer_split_begins_like_a_shorter_one() -> None:
 
 def test_both_styles_show_the_same_scenes_in_other_drawings() -> None:
     first, second = (
-        list(make_scenes.compose_split(style, "train", 20, 0)) for style in make_scenes.STYLES
+        list(make_scenes.compose_split(style, "train", 20, 0)) for style in scene_pictures.STYLES
     )
     for a, b in zip(first, second, strict=True):
         assert a["captions"] == b["captions"]
@@ -73,18 +77,18 @@ def test_splits_never_share_a_pair_that_is_held_out() -> None:
     pairs: dict[str, set[tuple[str, ...]]] = {split: set() for split in make_scenes.SPLITS}
     for split, seen in pairs.items():
         for _ in range(3000):
-            scene = sorted(make_scenes.draw_things(split, rng))
+            scene = sorted(scene_things.draw_things(split, rng))
             seen.update(combinations(scene, 2))
-            own = [p for p in combinations(scene, 2) if make_scenes.split_of_pair(*p) == split]
+            own = [p for p in combinations(scene, 2) if scene_things.split_of_pair(*p) == split]
             assert len(scene) == 1 or own
     held_out = {
-        split: {pair for pair in pairs[split] if make_scenes.split_of_pair(*pair) == split}
+        split: {pair for pair in pairs[split] if scene_things.split_of_pair(*pair) == split}
         for split in ("validation", "test")
     }
     assert not pairs["train"] & (held_out["validation"] | held_out["test"])
     assert not pairs["validation"] & held_out["test"]
     assert not pairs["test"] & held_out["validation"]
-    names = set(make_scenes.load_things())
+    names = set(scene_things.load_things())
     assert all({name for pair in held_out[s] for name in pair} == names for s in held_out)
 
 
@@ -92,8 +96,8 @@ def test_things_are_whole_apart_and_clearly_placed(rows: list[dict]) -> None:
     for row in rows:
         boxes = row["boxes"]
         assert len(boxes) == len(row["things"])
-        assert all(0 <= x0 < x1 <= make_scenes.SIDE for x0, _, x1, _ in boxes)
-        assert all(0 <= y0 < y1 <= make_scenes.SIDE for _, y0, _, y1 in boxes)
+        assert all(0 <= x0 < x1 <= scene_layout.SIDE for x0, _, x1, _ in boxes)
+        assert all(0 <= y0 < y1 <= scene_layout.SIDE for _, y0, _, y1 in boxes)
         assert (row["relation"] is None) == (len(boxes) == 1)
         along, across = (0, 1) if row["relation"] == "left of" else (1, 0)
         for a, b in pairwise(boxes):
@@ -115,7 +119,7 @@ def test_captions_say_where_the_boxes_are(rows: list[dict]) -> None:
     }
     for row in (row for row in rows if len(row["things"]) == 2):
         centres = {
-            make_scenes.with_article(name): ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            scene_captions.with_article(name): ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
             for name, box in zip(row["things"], row["boxes"], strict=True)
         }
         assert len(set(row["captions"])) == 4
@@ -126,7 +130,7 @@ def test_captions_say_where_the_boxes_are(rows: list[dict]) -> None:
             first, second = centres[found["a"]][axis], centres[found["b"]][axis]
             assert first < second
             if " and " in caption:
-                assert first < make_scenes.SIDE / 2 < second
+                assert first < scene_layout.SIDE / 2 < second
 
 
 def test_captions_of_three_name_them_in_order(rows: list[dict]) -> None:
@@ -146,10 +150,10 @@ def test_captions_of_one_tell_background_and_place(rows: list[dict]) -> None:
         if len(row["captions"]) == 5:
             x0, y0, x1, y1 = row["boxes"][0]
             x, y, caption = (x0 + x1) / 2, (y0 + y1) / 2, row["captions"][4]
-            assert ("left" in caption) == (x < 0.4 * make_scenes.SIDE)
-            assert ("right" in caption) == (x > 0.6 * make_scenes.SIDE)
-            assert ("at the top" in caption or "top " in caption) == (y < 0.4 * make_scenes.SIDE)
-            assert ("bottom" in caption) == (y > 0.6 * make_scenes.SIDE)
+            assert ("left" in caption) == (x < 0.4 * scene_layout.SIDE)
+            assert ("right" in caption) == (x > 0.6 * scene_layout.SIDE)
+            assert ("at the top" in caption or "top " in caption) == (y < 0.4 * scene_layout.SIDE)
+            assert ("bottom" in caption) == (y > 0.6 * scene_layout.SIDE)
 
 
 def test_articles_are_right(rows: list[dict]) -> None:
@@ -163,12 +167,12 @@ def test_the_larger_thing_has_the_longer_side(rows: list[dict]) -> None:
         if row["larger"] is not None:
             longest = row["things"][sides.index(max(sides))]
             assert row["larger"] == longest
-            assert max(sides) >= make_scenes.CLEARLY * min(sides)
+            assert max(sides) >= scene_layout.CLEARLY * min(sides)
         elif len(sides) == 2:
-            assert max(sides) < make_scenes.CLEARLY * min(sides)
+            assert max(sides) < scene_layout.CLEARLY * min(sides)
 
 
-@pytest.mark.parametrize("style", make_scenes.STYLES)
+@pytest.mark.parametrize("style", scene_pictures.STYLES)
 def test_datasets_sees_decoded_images(folder: Path, tmp_path: Path, style: str) -> None:
     files = {split: str(folder / style / f"{split}.parquet") for split in COUNTS}
     splits = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path))
@@ -177,15 +181,15 @@ def test_datasets_sees_decoded_images(folder: Path, tmp_path: Path, style: str) 
     assert len(set(ids)) == len(ids) == sum(COUNTS.values())
     for row in splits["validation"]:
         row["image"].load()
-        assert row["image"].size == (make_scenes.SIDE, make_scenes.SIDE)
+        assert row["image"].size == (scene_layout.SIDE, scene_layout.SIDE)
         assert row["image"].mode == "RGB"
 
 
 def test_every_drawing_is_there_in_both_styles() -> None:
-    assert len(make_scenes.load_things()) == 60
-    for style in make_scenes.STYLES:
-        for name in make_scenes.load_things():
-            drawing = make_scenes.sprite(name, style, 30)
+    assert len(scene_things.load_things()) == 60
+    for style in scene_pictures.STYLES:
+        for name in scene_things.load_things():
+            drawing = scene_pictures.sprite(name, style, 30)
             assert max(drawing.size) == 30
             assert drawing.getchannel("A").getextrema()[1] == 255
 
@@ -208,7 +212,7 @@ def test_an_incomplete_set_is_made_again(tmp_path: Path) -> None:
 
 
 def test_questions_are_about_the_scenes_beside_them(folder: Path) -> None:
-    for style in make_scenes.STYLES:
+    for style in scene_pictures.STYLES:
         for split, count in COUNTS.items():
             questions = read_questions(folder / style / f"{split}-questions.jsonl")
             scenes = pq.read_table(folder / style / f"{split}.parquet", columns=["image_id"])
@@ -221,7 +225,7 @@ def test_questions_are_about_the_scenes_beside_them(folder: Path) -> None:
 
 def test_both_styles_are_asked_the_same(folder: Path) -> None:
     first, second = (
-        read_questions(folder / style / "train-questions.jsonl") for style in make_scenes.STYLES
+        read_questions(folder / style / "train-questions.jsonl") for style in scene_pictures.STYLES
     )
     names = ("question", "answers", "answer_type", "question_type")
     assert [[q[n] for n in names] for q in first] == [[q[n] for n in names] for q in second]
@@ -267,7 +271,7 @@ def test_what_is_made_of_scenes_is_made_for_those_that_are_there(tmp_path: Path)
 
 
 def test_other_settings_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(make_scenes.SceneError, match=r"seed 0 there, 1 asked.*another --out"):
+    with pytest.raises(scene_things.SceneError, match=r"seed 0 there, 1 asked.*another --out"):
         make_scenes.make(folder, COUNTS, seed=1)
     assert make_scenes.main(["--out", str(folder), "--test", "7"]) == 2
     assert "test 12 there, 7 asked" in capsys.readouterr().err
@@ -275,30 +279,30 @@ def test_other_settings_are_refused(folder: Path, capsys: pytest.CaptureFixture[
 
 def test_an_unreadable_manifest_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
-    with pytest.raises(make_scenes.SceneError, match="unreadable"):
+    with pytest.raises(scene_things.SceneError, match="unreadable"):
         make_scenes.make(tmp_path, COUNTS)
     for content in ([1], {"settings": {}, "bytes": {}, "derived": {}}):
         (tmp_path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
-        with pytest.raises(make_scenes.SceneError, match="unreadable"):
+        with pytest.raises(scene_things.SceneError, match="unreadable"):
             make_scenes.make(tmp_path, COUNTS)
 
 
 @pytest.mark.parametrize(("seed", "train"), [(-1, 5), (0, 0)])
 def test_impossible_numbers_are_refused(tmp_path: Path, seed: int, train: int) -> None:
-    with pytest.raises(make_scenes.SceneError, match="a seed from 0, and counts from 1"):
+    with pytest.raises(scene_things.SceneError, match="a seed from 0, and counts from 1"):
         make_scenes.make(tmp_path, COUNTS | {"train": train}, seed)
 
 
 def test_compose_names_what_it_was_given() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(make_scenes.SceneError, match=r"unicorn.*one to three different names"):
-        make_scenes.compose(["unicorn"], "noto", rng)
-    with pytest.raises(make_scenes.SceneError, match="one to three different names"):
-        make_scenes.compose(["key", "key"], "noto", rng)
-    with pytest.raises(make_scenes.SceneError, match=r"'oil'.*openmoji, noto"):
-        make_scenes.compose(["key"], "oil", rng)
+    with pytest.raises(scene_things.SceneError, match=r"unicorn.*one to three different names"):
+        scene_pictures.compose(["unicorn"], "noto", rng)
+    with pytest.raises(scene_things.SceneError, match="one to three different names"):
+        scene_pictures.compose(["key", "key"], "noto", rng)
+    with pytest.raises(scene_things.SceneError, match=r"'oil'.*openmoji, noto"):
+        scene_pictures.compose(["key"], "oil", rng)
 
 
 def test_things_too_large_for_a_scene_are_refused() -> None:
     with pytest.raises(ValueError, match="don't fit"):
-        make_scenes.place_in_line([80, 80], np.random.default_rng(0))
+        scene_layout.place_in_line([80, 80], np.random.default_rng(0))

@@ -7,9 +7,12 @@ from typing import Any
 import make_scenes
 import numpy as np
 import pytest
+import scene_layout
+import scene_pictures
+import scene_things
 from scene_questions import ENDS, MISTAKEN_FOR, SIDES, SYNONYMS, ask
 
-THINGS = make_scenes.load_things()
+THINGS = scene_things.load_things()
 NAME = "|".join(sorted(THINGS, key=len, reverse=True))
 SIDE = "|".join(side for sides in SIDES.values() for side in sides)
 
@@ -158,12 +161,12 @@ def test_no_training_question_has_the_answer_where_pairs_are_held_out(split, tra
     held_out = list(pairs(asked(split, 300)))
     assert len(held_out) > 200
     assert not [row for row in held_out if row[:2] in seen]
-    assert all(split in make_scenes.splits_of(list(row[2:])) for row in held_out)
+    assert all(split in scene_things.splits_of(list(row[2:])) for row in held_out)
 
 
 def test_synonyms_are_of_things_colours_and_places() -> None:
-    places = {place for row in make_scenes.PLACES for place in row}
-    assert set(SYNONYMS) <= {*THINGS, *make_scenes.COLOURS, *places}
-    assert set(MISTAKEN_FOR) == set(make_scenes.COLOURS)
+    places = {place for row in scene_layout.PLACES for place in row}
+    assert set(SYNONYMS) <= {*THINGS, *scene_pictures.COLOURS, *places}
+    assert set(MISTAKEN_FOR) == set(scene_pictures.COLOURS)
     assert {end for ends in ENDS.values() for end in ends} <= places
     assert not set(SYNONYMS.values()) & set(THINGS)

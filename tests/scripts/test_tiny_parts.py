@@ -5,19 +5,19 @@ import os
 import subprocess
 import sys
 
-import make_scenes
 import make_tiny_bert
 import make_tiny_language
 import make_tiny_vision
 import numpy as np
 import pytest
+import scene_things
 import tiny_training
 import tiny_words
 import torch
 
 from blip2ft.models.assemble import assemble
 
-ROOT = make_scenes.ROOT
+ROOT = scene_things.ROOT
 
 
 @pytest.fixture(scope="module", params=["opt", "t5"])
@@ -74,13 +74,13 @@ def test_hidden_words_are_learned_and_others_are_not():
 def test_patches_name_the_thing_on_them_or_the_ground():
     fields = {"things": ["key"], "boxes": [[0, 0, 64, 32]], "background": "white"}
     labels = make_tiny_vision.patch_labels(fields).reshape(8, 8)
-    key, ground = make_scenes.numbers()["key"], len(make_scenes.numbers())
+    key, ground = scene_things.numbers()["key"], len(scene_things.numbers())
     assert (labels[:2, :4] == key).all()
     assert (labels == key).sum() == 8
     assert (labels[labels != key] == ground).all()
     two = fields | {"things": ["key", "bell"], "boxes": [[0, 0, 64, 32], [64, 64, 128, 128]]}
     labels = make_tiny_vision.patch_labels(two)
-    assert set(labels) == {key, make_scenes.numbers()["bell"], make_tiny_vision.IGNORED}
+    assert set(labels) == {key, scene_things.numbers()["bell"], make_tiny_vision.IGNORED}
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
