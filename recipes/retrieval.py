@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from blip2ft.config import RetrievalConfig
+from blip2ft.features.level import cache_level
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
 from blip2ft.quiet import quiet_libraries
@@ -20,6 +21,7 @@ from blip2ft.training.settings import check_settings, warmup_warning
 def main(config: RetrievalConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
     check_settings(asdict(config))
+    level = cache_level(asdict(config))
     check_model_name(config.model.name)
     quiet_libraries()
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
@@ -31,6 +33,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.data.pairs import pair_layout
     from blip2ft.data.records import Record, read_records
     from blip2ft.data.stream import Stream
+    from blip2ft.features.build import use_features
+    from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
     from blip2ft.models.load import load_retriever
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
@@ -104,6 +108,19 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     augment, resize = transforms_for(
         processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
     )
+    if level is not None:
+        augment, resize = use_features(
+            model,
+            level,
+            **asdict(config.cache),
+            name=config.model.name,
+            train=train_source,
+            evaluated=[*validation_records, *final_records],
+            transforms=(augment, resize),
+            accelerator=accelerator,
+            workers=workers,
+            say=say,
+        )
     run, bare = Path(config.output), model
 
     def evaluate(records: Sequence[Record], split: str, step: int) -> dict[str, float]:
@@ -164,6 +181,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     start_run(run, config_yaml, accelerator, resume=config.train.resume)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     model, optimizer = accelerator.prepare(model, optimizer)
+    if level is not None:
+        set_tower_aside(bare)
 
     checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already

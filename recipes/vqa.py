@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from blip2ft.config import VqaConfig
+from blip2ft.features.level import cache_level
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
 from blip2ft.quiet import quiet_libraries
@@ -21,6 +22,7 @@ from blip2ft.training.settings import check_settings, warmup_warning
 def main(config: VqaConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
     check_settings(asdict(config))
+    level = cache_level(asdict(config))
     check_model_name(config.model.name)
     quiet_libraries()
     # Heavy imports come after the settings are read: --help and typing errors answer at once.
@@ -30,6 +32,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.data.batches import text_layout
     from blip2ft.data.images import transforms_for
     from blip2ft.data.questions import Question, read_questions
+    from blip2ft.features.build import use_features
+    from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, locate_source, save_trained
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
@@ -101,6 +105,19 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     augment, resize = transforms_for(
         processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
     )
+    if level is not None:
+        augment, resize = use_features(
+            model,
+            level,
+            **asdict(config.cache),
+            name=config.model.name,
+            train=train_questions,
+            evaluated=[*validation_questions, *final_questions],
+            transforms=(augment, resize),
+            accelerator=accelerator,
+            workers=workers,
+            say=say,
+        )
     for questions in (train_questions, validation_questions, final_questions):
         check_questions(layout, config.prompt, questions)
     run, bare = Path(config.output), model
@@ -171,6 +188,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     start_run(run, config_yaml, accelerator, resume=config.train.resume)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     model, optimizer = accelerator.prepare(model, optimizer)
+    if level is not None:
+        set_tower_aside(bare)
     checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:

@@ -72,7 +72,7 @@ def use_features(
     folder: str,
     dtype: str,
     name: str,
-    train: Sequence[Any],
+    train: Any,
     evaluated: Sequence[Any],
     transforms: tuple[TrainTransform, EvalTransform],
     accelerator: Accelerator,
