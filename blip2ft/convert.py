@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -18,6 +17,7 @@ from transformers import (
 
 from blip2ft.models.build import empty_model, fill, name_end_tokens, processor_of, save_whole
 from blip2ft.models.clip_vision import CLIP_ACT, is_clip
+from blip2ft.models.folder import drop_image_row, read_folder
 from blip2ft.models.language_source import (
     LANGUAGE,
     check_vocabulary,
@@ -148,7 +148,7 @@ def to_checkpoint(
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; the way back starts from a model's folder")
     settings = read_config(str(folder))
-    state = _read_folder(folder, with_language_model)
+    state = read_folder(folder, with_language_model)
     family = _family_of_folder(folder, settings, state)
     if family == "stage1" and with_language_model:
         raise ValueError(f"{folder} has no language model; leave --with-language-model out")
@@ -166,7 +166,7 @@ def to_checkpoint(
     unused = (*differences.unexpected, *differences.misshapen)
     state = {name: tensor for name, tensor in state.items() if name not in unused}
     if with_language_model:
-        _drop_image_row(state, model, settings)
+        drop_image_row(state, model, settings)
     encoder = "clip" if is_clip(settings) else "eva"
     vision = settings.vision_config
     head_width = vision.hidden_size // vision.num_attention_heads
@@ -277,25 +277,6 @@ def _account(
     return to_transformers(fitting, family), unused
 
 
-def _read_folder(folder: Path, with_language_model: bool) -> dict[str, Tensor]:
-    """The tensors in a folder's safetensors files, the language model's on demand only."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"{folder} has no model.safetensors; load its model with transformers and save it"
-        )
-    state = {}
-    with explained(str(folder)):
-        for file in files:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    if with_language_model or not name.startswith(LANGUAGE):
-                        state[name] = tensors.get_tensor(name)
-    # transformers' older versions saved this buffer
-    state.pop("embeddings.position_ids", None)
-    return state
-
-
 def _family_of_folder(folder: Path, settings: Any, state: Mapping[str, Tensor]) -> str:
     if "itm_head.weight" in state:
         return "stage1"
@@ -307,13 +288,3 @@ def _family_of_folder(folder: Path, settings: Any, state: Mapping[str, Tensor]) 
             "original has no class for it"
         )
     return kind
-
-
-def _drop_image_row(state: dict[str, Tensor], model: Any, settings: Any) -> None:
-    """Cut the embedding's last row where `complete_tokens` has grown it for `<image>`."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if settings.image_token_index != rows - 1:
-        return
-    for name, tensor in state.items():
-        if name.endswith(("embed_tokens.weight", "shared.weight", "lm_head.weight")):
-            state[name] = tensor[: rows - 1].clone()
