@@ -8,14 +8,16 @@ from models.test_full_size import QFORMER, VISION, flan_t5_xl, opt_2_7b
 from torch import nn
 from transformers import Blip2Config
 
+from blip2ft.models.load import load_captioner
 from blip2ft.models.source import read_config
 from blip2ft.plan.batch import TextLength, longest_batch, text_length
 from blip2ft.plan.cuda_like import CudaLike
 from blip2ft.plan.gpu import GIB, read_gpu
 from blip2ft.plan.memory import LOSSES, memory_at, rehearse_sizes
 from blip2ft.plan.model import Setup, build, weigh
-from blip2ft.plan.packed import packed_bytes
+from blip2ft.plan.packed import PackedLinear, packed_bytes
 from blip2ft.plan.rehearsal import GRADIENTS, rehearse
+from blip2ft.training.adamw import KINDS
 
 FULL = {"vision": "full", "qformer": "full", "projection": "full", "language": "frozen"}
 LORA = {"r": 2, "alpha": 4, "dropout": 0.0, "dora": False, "rslora": False}
@@ -99,6 +101,42 @@ def test_a_packed_matrix_is_as_large_as_that_of_bitsandbytes(kind):
     else:
         held = functional.int8_vectorwise_quant(weight.half())[:2]
     assert packed_bytes(weight.numel(), 160, kind) == sum(t.nbytes for t in held)
+
+
+@pytest.mark.parametrize("fixture", ["wide_folder", "t5_folder"])
+def test_the_layers_that_are_packed_are_those_that_are_quantised(fixture, request):
+    pytest.importorskip("bitsandbytes")
+    folder = request.getfixturevalue(fixture)
+    loaded, _ = load_captioner(folder, quantize={"language": "nf4"})
+    planned = build(setup_of(folder, quantize={"language": "nf4"}))
+    quantised = {n for n, m in loaded.named_modules() if type(m).__name__ == "Linear4bit"}
+    assert {n for n, m in planned.named_modules() if isinstance(m, PackedLinear)} == quantised
+    assert not any(name.endswith(".wo") for name in quantised)
+
+
+def test_each_kind_of_adamw_is_planned_by_its_bytes():
+    model = build(full_size(opt_2_7b()))
+    held, paged = {}, {}
+    for kind in KINDS:
+        parts = weigh(model, kind).values()
+        held[kind] = sum(part.averages for part in parts)
+        paged[kind] = sum(part.paged for part in parts)
+    trained = sum(part.trained for part in parts)
+    assert (held["adamw"], paged["adamw"]) == (8 * trained, 0)
+    assert held["adamw_8bit"] / trained == pytest.approx(2.04, abs=0.02)
+    assert held["paged_adamw"] < 0.01 * trained
+    assert held["paged_adamw"] + paged["paged_adamw"] == 8 * trained
+    assert held["paged_adamw_8bit"] + paged["paged_adamw_8bit"] == held["adamw_8bit"]
+
+
+def test_only_averages_on_the_gpu_count(opt_folder):
+    how = {"accumulates": False, "processes": 1, "waiting": 0}
+    plain, small = (
+        memory_at(setup_of(opt_folder, optimizer=kind), TEXT, 1, **how)
+        for kind in ("adamw", "adamw_8bit")
+    )
+    assert plain.total - plain.optimizer == small.total - small.optimizer
+    assert small.optimizer <= plain.optimizer == 8 * plain.trained
 
 
 @pytest.mark.parametrize("task", ["opt", "t5", "retrieval"])

@@ -17,8 +17,6 @@ from blip2ft.tasks.caption import caption_pairs
 from blip2ft.tasks.retrieval import image_text_pairs
 from blip2ft.tasks.vqa import answer_samples
 
-STATE = 8 + 4  # of AdamW and the weight itself, bytes
-
 
 def count_samples(task: str, settings: Mapping[str, Any]) -> tuple[int | None, str]:
     """Samples of an epoch, or None; and where the number is from, or why there is none.
@@ -87,15 +85,19 @@ def speed_of(run: Path) -> float:
     return statistics.median(speeds)
 
 
-def disk(settings: Mapping[str, Any], trained: int) -> dict[str, int]:
-    """Bytes that the run writes: checkpoints at most, what was trained, shards that are kept."""
+def disk(settings: Mapping[str, Any], trained: int, averages: int) -> dict[str, int]:
+    """Bytes that the run writes: checkpoints at most, what was trained, shards that are kept.
+
+    trained: parameters; averages: bytes of AdamW's.
+    """
+    state = 4 * trained + averages
     kept = settings["train"]["keep_checkpoints"] + 1  # beside the newest the best
     stream = settings["data"].get("stream")
     away = stream is not None and any(is_remote(s["source"]) for s in stream["sources"])
     return {
-        "checkpoint": STATE * trained,
+        "checkpoint": state,
         # a new one is whole before an old one is removed
-        "checkpoints": (kept + 1) * STATE * trained,
+        "checkpoints": (kept + 1) * state,
         "adapter": 4 * trained,
         "cache": int(stream["cache_gb"] * 10**9) if away else 0,
     }

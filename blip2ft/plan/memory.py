@@ -18,8 +18,7 @@ from blip2ft.tasks.retrieval import retrieval_loss
 
 SIZES = (2, 3)  # micro-batches that are rehearsed; one alone has no padding and no negatives
 LOSSES = {"caption": caption_loss, "retrieval": retrieval_loss, "vqa": caption_loss}
-# AdamW's two averages and the gradient, all fp32 as the weight
-OPTIMIZER, GRADIENT = 8, 4
+GRADIENT = 4  # fp32, as the weight
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,12 @@ class Memory:
 
     @property
     def optimizer(self) -> int:
-        return OPTIMIZER * self.trained
+        return sum(part.averages for part in self.parts.values())
+
+    @property
+    def paged(self) -> int:
+        """Of AdamW's averages in pages: on the GPU while it has room, and no part of the total."""
+        return sum(part.paged for part in self.parts.values())
 
     @property
     def total(self) -> int:
@@ -99,7 +103,7 @@ def rehearse_sizes(setup: Setup, text: TextLength) -> Rehearsed:
     """Rehearse the model of `setup` with texts of that length."""
     model = build(setup)
     small, large = (_pass(model, setup, text, size) for size in SIZES)
-    return Rehearsed(weigh(model), Scale(small, large, SIZES))
+    return Rehearsed(weigh(model, setup.optimizer), Scale(small, large, SIZES))
 
 
 def memory_at(
@@ -108,7 +112,7 @@ def memory_at(
     """The memory at one micro-batch size, in half the time."""
     model = build(setup)
     peak = _pass(model, setup, text, size).peak(accumulates=accumulates)
-    return memory_of(weigh(model), peak, processes=processes, waiting=waiting)
+    return memory_of(weigh(model, setup.optimizer), peak, processes=processes, waiting=waiting)
 
 
 def _pass(model: nn.Module, setup: Setup, text: TextLength, size: int) -> Timeline:

@@ -32,6 +32,7 @@ from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import is_retriever, read_config
 from blip2ft.models.vqa import instruct_config
 from blip2ft.plan.packed import PackedLinear, pack
+from blip2ft.training.adamw import average_bytes
 from blip2ft.training.processes import frozen_dtype
 
 BERT = (30_523, 512)  # words, with [DEC], and positions
@@ -57,6 +58,7 @@ class Setup:
     lora: Mapping[str, Any]
     quantize: Mapping[str, str]
     objectives: Mapping[str, float] = field(default_factory=dict)
+    optimizer: str = "adamw"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -122,7 +124,7 @@ def build(setup: Setup) -> Any:
         head = getattr(model, "get_output_embeddings", lambda: None)()
         for part, bits in setup.quantize.items():
             for module in modules_of(model, part):
-                pack(module, bits, head)
+                pack(module, bits, head, model._keep_in_fp32_modules)
         attach_lora(model, setup.parts, **{key: setup.lora[key] for key in LORA})
     set_trainable(model, setup.parts, frozen)
     for _, parameter in getattr(model, "unused_parameters", lambda: ())():
@@ -140,17 +142,23 @@ def build(setup: Setup) -> Any:
 class PartWeights:
     """Parameters of a part and their bytes.
 
-    trained, frozen: parameters. size: bytes of all. dtypes: of which they are.
+    trained, frozen: parameters. size: bytes of all. dtypes: of which they are. averages: bytes of
+    AdamW's two on the GPU, and `paged` of those in pages, which wait on the host if need be.
     """
 
     trained: int
     frozen: int
     size: int
     dtypes: tuple[str, ...]
+    averages: int
+    paged: int
 
 
-def weigh(model: nn.Module) -> dict[str, PartWeights]:
-    """The weights of each part that the model has, as the run holds them on a GPU."""
+def weigh(model: nn.Module, optimizer: str = "adamw") -> dict[str, PartWeights]:
+    """The weights of each part that the model has, as the run holds them on a GPU.
+
+    optimizer: the kind of AdamW.
+    """
     packed = {id(m.weight): m for m in model.modules() if isinstance(m, PackedLinear)}
     trained, frozen, size = Counter[str](), Counter[str](), Counter[str]()
     dtypes = defaultdict[str, set[str]](set)
@@ -161,8 +169,19 @@ def weigh(model: nn.Module) -> dict[str, PartWeights]:
         dtypes[part].add(str(parameter.dtype)[6:] if module is None else module.kind)
     for name, buffer in model.named_buffers():
         size[part_of(name)] += buffer.nbytes
+    averages, paged = Counter[str](), Counter[str]()
+    for name, held, in_pages in average_bytes(optimizer, model):
+        averages[part_of(name)] += held
+        paged[part_of(name)] += in_pages
     return {
-        part: PartWeights(trained[part], frozen[part], size[part], tuple(sorted(dtypes[part])))
+        part: PartWeights(
+            trained[part],
+            frozen[part],
+            size[part],
+            tuple(sorted(dtypes[part])),
+            averages[part],
+            paged[part],
+        )
         for part in PARTS
         if part in dtypes
     }

@@ -1,6 +1,7 @@
 """Quantised linear layers without values: what bitsandbytes' layers hold and keep."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -35,10 +36,13 @@ def packed_bytes(weights: int, rows: int, kind: str) -> int:
     return math.ceil(weights / 2) + blocks + 4 * math.ceil(blocks / CONSTANTS) + 4 * (256 + 16 + 1)
 
 
-def pack(part: nn.Module, kind: str, head: nn.Module | None) -> None:
-    """Make every linear layer of `part` but the output head a `PackedLinear`, in place."""
-    for module in part.modules():
-        if type(module) is nn.Linear and module is not head:
+def pack(part: nn.Module, kind: str, head: nn.Module | None, kept: Collection[str]) -> None:
+    """Make every linear layer of `part` but the output head a `PackedLinear`, in place.
+
+    kept: ends of the names of layers that transformers leaves alone, such as wo of a T5.
+    """
+    for name, module in part.named_modules():
+        if type(module) is nn.Linear and module is not head and not name.endswith((*kept,)):
             module.__class__ = PackedLinear
             vars(module)["kind"] = kind
 

@@ -178,7 +178,7 @@ def make_plan(
         steps=steps,
         passes=passes,
         hours=hours,
-        disk=disk(settings, memory.trained),
+        disk=disk(settings, memory.trained, memory.optimizer + memory.paged),
         switches=worth_it(switches, memory),
         notes=notes,
     )
@@ -201,6 +201,7 @@ def setup_of(task: str, settings: Mapping[str, Any], gpu: Gpu | None, notes: lis
         parts=settings["parts"],
         lora=settings["lora"],
         quantize=settings["quantize"],
+        optimizer=settings["optimizer"]["kind"],
         objectives={name: objectives[name] for name in ("itc", "itm", "itg") if objectives},
     )
 

@@ -28,7 +28,7 @@ def as_text(plan: Plan) -> str:
         gradients = memory.gradients * row.trained / all_trained
         lines.append(
             f"{part:<13}{setup.parts[part]:<8}{held:<15}{_gb(row.size):>9}{_gb(gradients):>11}"
-            f"{_gb(8 * row.trained):>8}{_gb(memory.activations.get(part, 0)):>13}"
+            f"{_gb(row.averages):>8}{_gb(memory.activations.get(part, 0)):>13}"
         )
     activations = sum(memory.activations.values())
     lines.append(
@@ -45,6 +45,9 @@ def as_text(plan: Plan) -> str:
         if size:
             lines.append(f"{name:<69}{_gb(size):>8}")
     lines.append(f"{'peak of a step':<69}{_gb(memory.total):>8}")
+    if memory.paged:
+        pages = "AdamW's averages in pages: on the host where the GPU has no room"
+        lines.append(f"{pages:<69}{_gb(memory.paged):>8}")
     lines += ["", *_fit(plan), *_length(plan), *_disk(plan)]
     if plan.switches:
         lines += ["", "what would save memory, each alone"]
@@ -71,6 +74,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "dtypes": {part: list(row.dtypes) for part, row in memory.parts.items()},
             "gradients": memory.gradients,
             "optimizer": memory.optimizer,
+            "optimizer_pages": memory.paged,
             "activations": dict(memory.activations),
             "autocast": memory.casts,
             "batch_and_loss": memory.loss,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from blip2ft.plan.batch import TextLength
 from blip2ft.plan.memory import Memory, memory_at
-from blip2ft.plan.model import Setup
+from blip2ft.plan.model import Setup, build, weigh
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ def try_switches(
             other, text, size, accumulates=accumulates, processes=processes, waiting=waiting
         )
         found.append(Switch(option, now.total - memory.total, memory.total))
+    if setup.optimizer == "adamw":
+        model = build(setup)
+        for kind in ("adamw_8bit", "paged_adamw_8bit"):
+            memory = replace(now, parts=weigh(model, kind))
+            option = f"--optimizer.kind {kind}"
+            found.append(Switch(option, now.total - memory.total, memory.total))
     return worth_it(found, now)
 
 

@@ -85,25 +85,23 @@ def parameters_in_8_bits(model: nn.Module) -> Iterator[nn.Parameter]:
             yield parameter
 
 
-def average_bytes(kind: str, model: nn.Module) -> tuple[int, int]:
-    """Bytes of the averages of all that trains: those held on the GPU, and those in pages."""
+def average_bytes(kind: str, model: nn.Module) -> Iterator[tuple[str, int, int]]:
+    """Of all that trains: its name, and the bytes of its averages held on the GPU and in pages.
+
+    The tables of the two codes, 2 KiB for all, are left out.
+    """
     in_8_bits = set()
     if kind.endswith("8bit"):
         in_8_bits = {id(parameter) for parameter in parameters_in_8_bits(model)}
-    held, paged = (2 * 4 * 256 if in_8_bits else 0), 0  # the tables of the two codes
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         count = parameter.numel()
-        size = 2 * 4 * count
+        size, scales = 2 * 4 * count, 0
         if id(parameter) in in_8_bits:
-            size = 2 * count
-            held += 2 * 4 * -(-count // BLOCK)
-        if kind.startswith("paged") and count >= SMALLEST_PAGED:
-            paged += size
-        else:
-            held += size
-    return held, paged
+            size, scales = 2 * count, 2 * 4 * -(-count // BLOCK)
+        pages = kind.startswith("paged") and count >= SMALLEST_PAGED
+        yield name, scales + (0 if pages else size), size if pages else 0
 
 
 def page_again(optimizer: Optimizer) -> None:
