@@ -36,6 +36,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+    from blip2ft.models.kernels import choose_attention, compile_blocks
     from blip2ft.models.load import load_captioner
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
@@ -86,6 +87,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     set_trainable(model, parts, frozen)
     checkpoint_gradients(model, config.model.gradient_checkpointing)
     model.to(accelerator.device)
+    choose_attention(model, config.model.attention)
+    compile_blocks(model, config.model.compile)
     say(parts_table(model, parts))
 
     # Samples, their order, and how the processes share a step.

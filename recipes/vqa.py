@@ -35,6 +35,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, locate_source, save_trained
+    from blip2ft.models.kernels import choose_attention, compile_blocks
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
     from blip2ft.models.vqa import load_vqa
@@ -100,6 +101,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     set_trainable(model, parts, frozen)
     checkpoint_gradients(model, config.model.gradient_checkpointing)
     model.to(accelerator.device)
+    choose_attention(model, config.model.attention)
+    compile_blocks(model, config.model.compile)
     say(parts_table(model, parts))
     layout = text_layout(model, processor, config.data.max_target_tokens)
     augment, resize = transforms_for(

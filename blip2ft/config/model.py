@@ -19,6 +19,10 @@ class ModelConfig:
         precision: How to compute. "auto" is bf16 autocast where the hardware has it, else fp32.
             Trained weights are fp32 in every case; frozen ones are kept in the compute precision.
         gradient_checkpointing: Parts that trade compute for memory, of vision, qformer, language.
+        attention: Parts that attend by another implementation than transformers' choice, which is
+            SDPA: such as {"vision": "flash_attention_2"}.
+        compile: Parts whose blocks are compiled by torch.compile for training; the first steps
+            then take minutes.
     """
 
     name: str
@@ -28,6 +32,8 @@ class ModelConfig:
     gradient_checkpointing: list[Literal["vision", "qformer", "language"]] = field(
         default_factory=list
     )
+    attention: dict[str, str] = field(default_factory=dict)
+    compile: list[Literal["vision", "qformer", "language"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
