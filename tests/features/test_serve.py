@@ -17,6 +17,7 @@ from blip2ft.features.serve import (
     features_digest,
     features_shape,
     serve_features,
+    set_tower_aside,
 )
 from blip2ft.features.store import row_bytes
 from blip2ft.models.adapters import attach_lora
@@ -238,3 +239,15 @@ def test_full_size_takes_what_arithmetic_says():
     assert 120_000 * row_bytes(shape, "bf16") == 120_000 * 677 * 1408 * 2 == 228_771_840_000
     assert row_bytes(shape, "int8") == 677 * (1408 + 4 * 1408 // 64)
     assert features_shape(config, QUERIES) == (32, config.text_config.hidden_size)
+
+
+def test_the_tower_goes_aside_and_a_quantised_one_stays(opt_folder, wide_folder, monkeypatch):
+    model, _ = load_captioner(opt_folder)
+    moved = []
+    monkeypatch.setattr(nn.Module, "to", lambda module, device: moved.append((module, device)))
+    set_tower_aside(model)
+    assert moved == [(model.vision_model.encoder, "cpu")]
+    quantised, _ = load_captioner(wide_folder, quantize={"vision": "nf4"})
+    moved.clear()
+    set_tower_aside(quantised)
+    assert moved == []
