@@ -39,7 +39,7 @@ from blip2ft.tasks.caption import caption_loss, count_labels
 from blip2ft.training.optimizer import make_optimizer
 
 PARTS = {"vision": "frozen", "qformer": "frozen", "projection": "frozen", "language": "lora"}
-LORA = {"r": 16, "alpha": 32, "dropout": 0.0}
+LORA: dict[str, Any] = {"r": 16, "alpha": 32, "dropout": 0.0}
 VIT_G = (1408, 6144, 39, 16)
 QFORMER = (768, 3072, 12, 12)
 # image encoder and Q-Former: width, feed-forward, layers, heads; language model: family, width,
