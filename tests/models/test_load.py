@@ -318,6 +318,24 @@ def test_gradients_pass_through_a_quantised_part_after_answers_too(wide_folder, 
     assert torch.equal(gradient(), before)
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_checkpoint_without_image_token_is_completed_as_any(
+    model_folder, tmp_path, kind
+):
+    pytest.importorskip("bitsandbytes")
+    folder = without_image_token(model_folder, tmp_path, free_rows=False)
+    plain, _ = load_captioner(folder)
+    model, processor = load_captioner(folder, quantize={"language": kind})
+    tables = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    expected = (plain.get_input_embeddings().weight, plain.get_output_embeddings().weight)
+    for table, own in zip(tables, expected, strict=True):
+        assert table.dtype == torch.float32
+        assert torch.equal(table, own)
+    assert (tables[0] is tables[1]) == (expected[0] is expected[1])  # OPT's head is tied
+    ids = model.generate(**prompt_batch(model, processor), max_new_tokens=3, min_new_tokens=3)
+    assert model.config.image_token_index not in ids[0, -3:]
+
+
 @pytest.mark.parametrize("quantize", [{"language": "nf4", "vision": "int8"}, {"language": "fp4"}])
 def test_other_or_mixed_kinds_of_quantising_are_refused(opt_folder, quantize):
     kinds = re.escape(str(sorted(set(quantize.values()))))
