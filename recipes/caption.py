@@ -126,6 +126,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         micro_batch_size=config.train.micro_batch_size,
         workers=workers,
         seed=config.seed,
+        length=samples.length,
         max_broken=config.data.stream.max_broken if config.data.stream else 0.0,
     )
     steps = feed.steps(config.train.epochs, config.train.max_steps)

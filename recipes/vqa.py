@@ -178,6 +178,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         micro_batch_size=config.train.micro_batch_size,
         workers=workers,
         seed=config.seed,
+        length=samples.length,
     )
     steps = feed.steps(config.train.epochs, config.train.max_steps)
     say(f"{len(train_questions)} questions, {len(samples)} samples; {feed.told(steps)}")

@@ -44,6 +44,14 @@ class ImageTexts(Dataset):
     def __len__(self) -> int:
         return len(self.records) if self.pairs is None else len(self.pairs)
 
+    def length(self, key: Key) -> int:
+        """Characters of a sample's text; only where `pairs` are given."""
+        assert self.pairs is not None
+        number, caption = self.pairs[key.sample]
+        record = self.records[number]
+        assert isinstance(record, Record)
+        return len(record.captions[caption])
+
     def __getitem__(self, key: Key) -> ImageText | Broken:
         rng = np.random.default_rng([self.seed, key.epoch, key.sample])
         if self.pairs is not None:

@@ -50,14 +50,28 @@ class Order:
         return self._share(step, 0, 1)
 
     def micro_batches(
-        self, first_step: int, last_step: int, *, rank: int, world_size: int, size: int
+        self,
+        first_step: int,
+        last_step: int,
+        *,
+        rank: int,
+        world_size: int,
+        size: int,
+        length: Callable[[Key], int] | None = None,
     ) -> Iterator[list[Key]]:
         """What process `rank` of `world_size` computes, in micro-batches of at most `size`.
 
         Steps run from `first_step` to before `last_step`; each gives `accumulation(...)` of them.
+
+        length: of a sample's text. Then each step's samples are sorted, so that those which are
+          padded to one length at a time, by all processes, are about as long, the longest first.
+          Which samples a step has stays as it is.
         """
         for step in range(first_step, last_step):
-            mine = self._share(step, rank, world_size)
+            if length is None:
+                mine = self._share(step, rank, world_size)
+            else:
+                mine = self._share_sorted(step, rank, world_size, size, length)
             for start in range(0, len(mine), size):
                 yield mine[start : start + size]
 
@@ -78,6 +92,14 @@ class Order:
     def _share(self, step: int, rank: int, world_size: int) -> list[Key]:
         first, key_at = step * self.batch_size, self.key_at or self._permuted
         return [key_at(first + place) for place in range(rank, self.batch_size, world_size)]
+
+    def _share_sorted(
+        self, step: int, rank: int, world_size: int, size: int, length: Callable[[Key], int]
+    ) -> list[Key]:
+        keys = sorted(self._share(step, 0, 1), key=length, reverse=True)
+        at_once = size * world_size
+        rounds = (keys[start : start + at_once] for start in range(0, len(keys), at_once))
+        return [key for together in rounds for key in together[rank::world_size]]
 
     def _permuted(self, position: int) -> Key:
         epoch, place = divmod(position, self.length)

@@ -39,6 +39,10 @@ class CaptionPairs(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def length(self, key: Key) -> int:
+        """Characters of a sample's caption, where they are known before it is read."""
+        return self.images.length(key)
+
     def __getitem__(self, key: Key) -> Sample | Broken:
         found = self.images[key]
         if isinstance(found, Broken):

@@ -75,6 +75,10 @@ class AnswerSamples(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def length(self, key: Key) -> int:
+        """Characters of a sample's question, beside which answers are short."""
+        return len(self.questions[self.pairs[key.sample][0]].question)
+
     def __getitem__(self, key: Key) -> Sample:
         number, answer, weight = self.pairs[key.sample]
         question = self.questions[number]

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from blip2ft.data.broken import Apart, Broken, NeverEmpty
 from blip2ft.data.loading import load_batches
-from blip2ft.data.order import Order
+from blip2ft.data.order import Key, Order
 from blip2ft.data.records import Record, read_records
 from blip2ft.data.same_shards import check_same
 from blip2ft.data.stream import Stream, open_stream
@@ -52,6 +52,7 @@ class Feed:
         workers: Processes that load, of each process.
         stream: Where the samples come from, if it is shards: those that can't be read are then left
             out, of all no more than the share `max_broken`.
+        length: Of a sample's text, to pad less: see `Order.micro_batches`.
     """
 
     samples: Any
@@ -62,6 +63,7 @@ class Feed:
     workers: int
     stream: Stream | None = None
     max_broken: float = 0.0
+    length: Callable[[Key], int] | None = None
 
     def steps(self, epochs: int, max_steps: int | None) -> int:
         """The length of the run: `epochs`, but at most `max_steps`; of a stream, exactly those.
@@ -103,7 +105,12 @@ class Feed:
         samples: Dataset = self.samples
         collate = self.collate
         keys = self.order.micro_batches(
-            first, last, rank=self.accelerator.process_index, world_size=processes, size=self.size
+            first,
+            last,
+            rank=self.accelerator.process_index,
+            world_size=processes,
+            size=self.size,
+            length=self.length,
         )
         if self.stream is not None:
             self._check_stream(run, self.stream.description, first)
@@ -141,13 +148,19 @@ def make_feed(
     workers: int,
     seed: int,
     max_broken: float = 0.0,
+    length: Callable[[Key], int] | None = None,
 ) -> Feed:
-    """The feed of the training samples made of `source`; see `Feed` and `Order`."""
+    """The feed of the training samples made of `source`; see `Feed` and `Order`.
+
+    length: of a sample's text, where the samples of a step don't see each other; not of a stream,
+      whose texts nobody knows before they are read.
+    """
+    sizes = (micro_batch_size, workers)
     if isinstance(source, Stream):
-        stream, order = source, source.order(batch_size, seed)
-    else:
-        stream, order = None, Order(len(samples), batch_size, seed)
-    return Feed(samples, order, collate, accelerator, micro_batch_size, workers, stream, max_broken)
+        order = source.order(batch_size, seed)
+        return Feed(samples, order, collate, accelerator, *sizes, source, max_broken)
+    order = Order(len(samples), batch_size, seed)
+    return Feed(samples, order, collate, accelerator, *sizes, length=length)
 
 
 def size_of(source: Sequence[Record] | Stream, samples: Sized) -> str:

@@ -1,6 +1,7 @@
 """The order of samples depends on the seed and nothing else."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -73,6 +74,39 @@ def test_processes_and_micro_batches_share_out_the_same_batches(world_size, size
         union = [key for rank in parts for micro in rank for key in micro]
         assert sorted(union) == sorted(order.batch(step))
     assert [len(rank) for rank in ranks] == [4 * count] * world_size
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_what_is_padded_together_is_about_as_long(world_size, size):
+    order = Order(50, 12, seed=3)
+    lengths = [(7 * sample) % 23 for sample in range(50)]
+    ranks = [
+        list(
+            order.micro_batches(
+                2,
+                6,
+                rank=rank,
+                world_size=world_size,
+                size=size,
+                length=lambda key: lengths[key.sample],
+            )
+        )
+        for rank in range(world_size)
+    ]
+    count = order.accumulation(world_size, size)
+    for i, step in enumerate(range(2, 6)):
+        together = [
+            [lengths[key.sample] for rank in ranks for key in rank[micro]]
+            for micro in range(i * count, (i + 1) * count)
+        ]
+        for longer, shorter in pairwise(together):
+            assert min(longer) >= max(shorter)
+        seen = [
+            key for rank in ranks for micro in rank[i * count : (i + 1) * count] for key in micro
+        ]
+        assert sorted(seen) == sorted(order.batch(step))
+    assert {len(rank) for rank in ranks} == {4 * count}
 
 
 def test_resuming_on_other_processes_goes_on_where_it_was():
