@@ -55,7 +55,9 @@ def _project(layer: Blip2QFormerLayer, image_embeds: Tensor) -> tuple[Tensor, Te
     if not layer.has_cross_attention:
         return None
     attention = layer.crossattention.attention
-    shape = (*image_embeds.shape[:2], -1, attention.attention_head_size)
+    # not -1 for the heads: of no images it would be ambiguous
+    heads, size = attention.num_attention_heads, attention.attention_head_size
+    shape = (*image_embeds.shape[:2], heads, size)
     keys, values = attention.key(image_embeds), attention.value(image_embeds)
     return keys.view(shape).transpose(1, 2), values.view(shape).transpose(1, 2)
 

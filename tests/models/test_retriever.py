@@ -241,3 +241,11 @@ def test_saved_and_loaded_it_is_the_same_and_stock_takes_its_part(model, layout,
         stock(pixels, ids, mask, **wanted).logits_per_image,
         model(pixels, ids, mask, **wanted).logits_per_image,
     )
+
+
+def test_no_images_have_keys_too(model):
+    """As where no process drew another's image for a negative."""
+    none = project_images(model.qformer, torch.zeros(0, 5, 32))
+    some = project_images(model.qformer, torch.ones(2, 5, 32))
+    for joined, own in zip(some.join(none).layers, some.layers, strict=True):
+        assert own is None or all(map(torch.equal, joined, own))
