@@ -24,7 +24,7 @@ from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import PARTS, count_parameters
 from blip2ft.models.source import read_config
 
-COMMANDS = ("caption", "ask", "index", "search", "score", "export", "convert", "inspect")
+COMMANDS = ("caption", "ask", "index", "search", "score", "export", "convert", "inspect", "cache")
 FEW = ("--num-beams", "1", "--max-new-tokens", "3")
 
 

@@ -23,7 +23,7 @@ IGNORE = -100  # the label that PyTorch's cross entropy leaves out
 class Sample:
     """One image with its text, ready for a batch.
 
-    pixel_values: (3, H, W) float, normalised.
+    pixel_values: (3, H, W) float, normalised; or kept features (S, D), see blip2ft/features/.
     prompt: what the language model is given; "" for none.
     target: what it shall answer; None when it is to be asked.
     weight: what its tokens count in the loss.

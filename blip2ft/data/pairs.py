@@ -15,7 +15,8 @@ from blip2ft.data.entries import IMAGE_TOKEN
 class Pair:
     """One image with one text that belongs to it.
 
-    pixel_values: (3, H, W) float, normalised; image: the image's number, the same in all its pairs.
+    pixel_values: (3, H, W) float, normalised, or kept features (S, D); image: the image's number,
+    the same in all its pairs.
     """
 
     pixel_values: Tensor

@@ -16,7 +16,6 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-import blip2ft.models.retriever
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
 from blip2ft.errors import Interrupted
@@ -208,9 +207,10 @@ def test_a_resumed_run_goes_on_as_if_without_a_cache(start, tmp_path, monkeypatc
     same(run, plain, 1e-6)
 
 
-def test_two_processes_train_as_without_a_cache(start, tmp_path):
-    plain = start("caption", "plain", launch=True)
-    cached = start("caption", "cached", launch=True, **kept(tmp_path / "features"))
+@pytest.mark.parametrize("name", ["caption", "retrieval"])
+def test_two_processes_train_as_without_a_cache(name, start, tmp_path):
+    plain = start(name, "plain", launch=True)
+    cached = start(name, "cached", launch=True, **kept(tmp_path / "features"))
     same(cached, plain, 1e-6)
 
 
