@@ -27,14 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from captioners import FULL_SIZE, SHAPES, Unmasked, captioner, photos
 from loss_memory import PROMPT, QUERIES, captions
 from machine import describe_machine, time_in_turn
-from PIL import Image
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig, T5Config
+from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.data.images import EvalTransform, TrainTransform
 from blip2ft.data.loading import load_batches, load_pixels
@@ -45,31 +44,7 @@ from blip2ft.models.parts import set_train_mode, set_trainable
 from blip2ft.tasks.caption import caption_loss, count_labels
 
 PARTS = {"vision": "frozen", "qformer": "full", "projection": "full", "language": "frozen"}
-VIT_G = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39}
-QFORMER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-# family, pixels, image encoder, Q-Former, language model: vocabulary, width, layers
-SHAPES: dict[str, tuple[str, int, dict, dict, tuple[int, int, int]]] = {
-    "tiny": (
-        "opt",
-        56,
-        {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4},
-        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
-        (500, 64, 2),
-    ),
-    "small": (
-        "opt",
-        364,
-        {"hidden_size": 352, "intermediate_size": 1536, "num_hidden_layers": 8},
-        {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3},
-        (3_142, 640, 8),
-    ),
-    "opt-2.7b": ("opt", 364, VIT_G, QFORMER, (50_304, 2560, 32)),
-    "opt-6.7b": ("opt", 364, VIT_G, QFORMER, (50_304, 4096, 32)),
-    "flan-t5-xl": ("t5", 364, VIT_G, QFORMER, (32_128, 2048, 24)),
-}
-FULL_SIZE = {"small": "opt-2.7b"}  # what a shape is like
 NORMAL = ((0.481, 0.458, 0.408), (0.269, 0.261, 0.276))
-PHOTO = (640, 480)  # COCO's
 
 
 def main() -> None:
@@ -137,49 +112,6 @@ def main() -> None:
     print(json.dumps({**result, "share": round(share, 3), "full_size": round(at_full_size, 3)}))
 
 
-def captioner(shape: str) -> Blip2ForConditionalGeneration:
-    """A BLIP-2 of a shape with random weights."""
-    family, size, vision, qformer, (vocabulary, width, layers) = SHAPES[shape]
-    text: Any
-    if family == "opt":
-        text = OPTConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            word_embed_proj_dim=width,
-            ffn_dim=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=layers,  # OPT's of these sizes have as many
-        )
-    else:
-        text = T5Config(
-            vocab_size=vocabulary,
-            d_model=width,
-            d_ff=5120,
-            num_layers=layers,
-            num_heads=32,
-            feed_forward_proj="gated-gelu",
-            decoder_start_token_id=0,
-        )
-    config = Blip2Config(
-        vision_config={**_lively(vision, 88), "image_size": size},
-        qformer_config=_lively(qformer, 64),
-        text_config=text,
-        initializer_range=qformer["hidden_size"] ** -0.5,
-        num_query_tokens=QUERIES,
-        image_token_index=vocabulary - 1,
-    )
-    torch.manual_seed(0)
-    model = Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.query_tokens)
-    return model.eval()
-
-
-def _lively(part: dict[str, int], head: int) -> dict[str, Any]:
-    """Weights that keep variance, where 0.02 would let next to nothing of the image through."""
-    heads = max(1, part["hidden_size"] // head)
-    return {**part, "num_attention_heads": heads, "initializer_range": part["hidden_size"] ** -0.5}
-
-
 def encoder_share(shape: str, longest: int) -> float:
     """The image encoder's share of a training step's operations."""
     family, size, *_, (vocabulary, _, _) = SHAPES[shape]
@@ -192,34 +124,12 @@ def encoder_share(shape: str, longest: int) -> float:
     batch = {key: value.to("meta") for key, value in batch.items()}
     # every position has logits here, in training those of captions alone
     positions = PROMPT + QUERIES if family == "opt" else 0
-    with _Yes(), FlopCounterMode(display=False) as counter:
+    with Unmasked(), FlopCounterMode(display=False) as counter:
         found = model(**batch, use_cache=False)
         found.logits[:, positions:].sum().backward()
     total = counter.get_total_flops()
     encoder = counter.get_flop_counts()[f"{type(model).__name__}.vision_model"]
     return sum(encoder.values()) / total
-
-
-class _Yes(TorchDispatchMode):
-    """The answer to what stock asks of values, which the meta device hasn't: is all unmasked?"""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return True
-        return func(*args, **(kwargs or {}))
-
-
-def photos(folder: Path, count: int) -> list[Record]:
-    """JPEGs of a photo's size, smooth with some noise, as records."""
-    rng, records = np.random.default_rng(0), []
-    for i in range(count):
-        coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(coarse).resize(PHOTO, Image.Resampling.BICUBIC))
-        noisy = smooth + rng.normal(0, 8, smooth.shape)
-        path = folder / f"{i}.jpg"
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-        records.append(Record(path, i, (), path.name, {}))
-    return records
 
 
 def trainer(

@@ -95,5 +95,6 @@ def turn_off_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        for name in ("dropout", "attention_dropout"):  # those that some keep as a number
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
