@@ -12,6 +12,7 @@ __version__ = metadata.version("blip2ft")
 
 # Loaded when first used: torch and transformers take seconds, and `--help` must not.
 _HOMES = {
+    "Adapters": "blip2ft.models.adapter_set",
     "ask": "blip2ft.captioner",
     "attach_lora": "blip2ft.models.adapters",
     "caption": "blip2ft.captioner",
@@ -19,6 +20,7 @@ _HOMES = {
     "export_run": "blip2ft.export",
     "index_photos": "blip2ft.index",
     "load_captioner": "blip2ft.models.load",
+    "load_finetuned": "blip2ft.export",
     "load_retriever": "blip2ft.models.load",
     "load_trained": "blip2ft.models.adapters",
     "load_vqa": "blip2ft.models.vqa",
