@@ -68,8 +68,7 @@ def make_t5() -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerFast]:
         d_model=HIDDEN,
         d_kv=HIDDEN // HEADS,
         d_ff=2 * HIDDEN,
-        num_layers=2,
-        num_decoder_layers=3,
+        num_layers=3,  # of both: transformers 5.23 can't generate with a deeper decoder
         num_heads=HEADS,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
