@@ -3,8 +3,8 @@
     python scripts/make_tiny_vision.py OUT
 
 It stands for the image encoders that BLIP-2 takes ready-made. Each patch of a composed scene learns
-to name the thing that it shows, or the colour of the ground. The colours of scenes are mixed a
-little, so that shapes come to matter.
+to name the thing that it shows and where that thing is, or the colour of the ground. The colours of
+scenes are mixed a little, so that shapes come to matter.
 """
 
 from __future__ import annotations
@@ -20,20 +20,25 @@ from scene_layout import SIDE
 from scene_pictures import COLOURS, compose
 from scene_things import draw_things, numbers
 from tiny_training import fit, make_part, part_parser
+from tiny_words import WHERE, outline_of
 from torch import Tensor
 from torch.nn import functional
 from transformers import Blip2VisionConfig, Blip2VisionModel, BlipImageProcessorPil
 
 IMAGE, PATCH = 64, 8  # pixels
+# where a thing is: alone or among others, a row or column of PLACES; else a corner
+SPOTS = [*WHERE, *(f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right"))]
 HIDDEN, HEADS, BATCH = 128, 4, 64
 IGNORED = -100
 
 
 class Scenes(NamedTuple):
-    """N composed scenes: pixels (N, IMAGE, IMAGE, 3) bytes, patches (N, (IMAGE / PATCH)^2)."""
+    """N composed scenes: pixels (N, IMAGE, IMAGE, 3) bytes; of each patch what it shows and where
+    that is, (N, (IMAGE / PATCH)^2) each."""
 
     pixels: Tensor
     patches: Tensor
+    places: Tensor
     single: Tensor
 
 
@@ -65,14 +70,15 @@ def compose_scenes(count: int, seed: int) -> Scenes:
     """OpenMoji scenes with the pairs of things of the training split."""
     rng = np.random.default_rng([seed, 33])
     pixels = np.empty((count, IMAGE, IMAGE, 3), dtype=np.uint8)
-    patches, single = [], []
+    patches, places, single = [], [], []
     for number in range(count):
         picture, fields = compose(draw_things("train", rng), "openmoji", rng)
         pixels[number] = picture.resize((IMAGE, IMAGE), Image.Resampling.BICUBIC)
         patches.append(patch_labels(fields))
+        places.append(place_labels(fields))
         single.append(len(fields["things"]) == 1)
-    labels = torch.from_numpy(np.stack(patches))
-    return Scenes(torch.from_numpy(pixels), labels, torch.tensor(single))
+    labels = [torch.from_numpy(np.stack(each)) for each in (patches, places)]
+    return Scenes(torch.from_numpy(pixels), *labels, torch.tensor(single))
 
 
 def patch_labels(fields: dict[str, Any]) -> np.ndarray:
@@ -81,15 +87,34 @@ def patch_labels(fields: dict[str, Any]) -> np.ndarray:
     The ground's colour is told where captions tell it, in scenes of one thing; it comes after the
     things' numbers.
     """
+    ground = len(numbers()) + list(COLOURS).index(fields["background"])
+    things = [numbers()[name] for name in fields["things"]]
+    return _fill_boxes(fields, things, ground if len(things) == 1 else IGNORED)
+
+
+def place_labels(fields: dict[str, Any]) -> np.ndarray:
+    """Where the thing at the centre of each patch is, in words of an outline; none of the ground.
+
+    Left, right, top, bottom or middle among several; alone, where the caption says, if it does.
+    """
+    groups = outline_of(fields)
+    if len(fields["things"]) == 1:
+        said = "".join(groups[2]).split()
+        places = [SPOTS.index(" ".join(said)) if said else IGNORED]
+    else:
+        places = [SPOTS.index(group[3].strip()) for group in groups[: len(fields["things"])]]
+    return _fill_boxes(fields, places, IGNORED)
+
+
+def _fill_boxes(fields: dict[str, Any], labels: list[int], elsewhere: int) -> np.ndarray:
     grid = IMAGE // PATCH
     centres = (np.arange(grid) + 0.5) * (SIDE / grid)
-    ground = len(numbers()) + list(COLOURS).index(fields["background"])
-    labels = np.full((grid, grid), ground if len(fields["things"]) == 1 else IGNORED)
-    for name, (x0, y0, x1, y1) in zip(fields["things"], fields["boxes"], strict=True):
+    filled = np.full((grid, grid), elsewhere)
+    for label, (x0, y0, x1, y1) in zip(labels, fields["boxes"], strict=True):
         rows = (centres >= y0) & (centres < y1)
         columns = (centres >= x0) & (centres < x1)
-        labels[np.ix_(rows, columns)] = numbers()[name]
-    return labels.flatten()
+        filled[np.ix_(rows, columns)] = label
+    return filled.flatten()
 
 
 def recolour(images: Tensor, strength: Tensor) -> Tensor:
@@ -106,7 +131,12 @@ def make(out: Path, seed: int, steps: int, scenes: int) -> dict[str, Any]:
     processor = BlipImageProcessorPil(size={"height": IMAGE, "width": IMAGE})
     mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
     model = make_model()
-    head = torch.nn.Linear(HIDDEN, len(numbers()) + len(COLOURS))
+    heads = torch.nn.ModuleDict(
+        {
+            "patch": torch.nn.Linear(HIDDEN, len(numbers()) + len(COLOURS)),
+            "place": torch.nn.Linear(HIDDEN, len(SPOTS)),
+        }
+    )
     rng = np.random.default_rng([seed, 44])
 
     def losses() -> dict[str, Tensor]:
@@ -114,10 +144,14 @@ def make(out: Path, seed: int, steps: int, scenes: int) -> dict[str, Any]:
         images = ((composed.pixels[chosen].float() / 255 - mean) / std).permute(0, 3, 1, 2)
         images = recolour(images, torch.where(composed.single[chosen], 0.05, 0.2))
         seen = model(images.contiguous()).last_hidden_state[:, 1:]
-        labels = composed.patches[chosen]
-        return {"patch": functional.cross_entropy(head(seen).flatten(0, 1), labels.flatten())}
+        labels = {"patch": composed.patches[chosen], "place": composed.places[chosen]}
+        return {
+            name: functional.cross_entropy(head(seen).flatten(0, 1), labels[name].flatten())
+            for name, head in heads.items()
+        }
 
-    found = fit([*model.parameters(), *head.parameters()], losses, steps, 1e-3, "image encoder")
+    trained = [*model.parameters(), *heads.parameters()]
+    found = fit(trained, losses, steps, 1e-3, "image encoder")
     model.save_pretrained(out)
     processor.save_pretrained(out)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -45,6 +45,13 @@ def outline(
     return [[f" {word}" if word else "\n" for word in group] for group in filled]
 
 
+def outline_of(fields: dict[str, Any]) -> list[list[str]]:
+    """The outline of a scene."""
+    # the place is that of the first thing, with which the last caption of a single thing ends
+    where = next((p for row in PLACES for p in row if fields["captions"][-1].endswith(p)), "")
+    return outline(fields["things"], fields["relation"], fields["background"], where)
+
+
 def outline_ids(
     tokenizer: PreTrainedTokenizerFast, fields: dict[str, Any], rng: np.random.Generator
 ) -> list[int]:
@@ -53,9 +60,7 @@ def outline_ids(
     Queries are then free to tell of things in any order, each with its place, and needn't sort
     them, which a Q-Former this small takes thousands of steps to find out.
     """
-    # the place is that of the first thing, with which the last caption of a single thing ends
-    where = next((p for row in PLACES for p in row if fields["captions"][-1].endswith(p)), "")
-    groups = outline(fields["things"], fields["relation"], fields["background"], where)
+    groups = outline_of(fields)
     vocabulary = tokenizer.get_vocab()
     words = [word for number in rng.permutation(len(groups)) for word in groups[number]]
     return [vocabulary[word.replace(" ", "Ġ").replace("\n", "Ċ")] for word in words]

@@ -18,6 +18,7 @@ import torch
 from blip2ft.models.assemble import assemble
 
 ROOT = scene_things.ROOT
+SPOTS = make_tiny_vision.SPOTS
 
 
 @pytest.fixture(scope="module", params=["opt", "t5"])
@@ -103,6 +104,25 @@ def test_patches_name_the_thing_on_them_or_the_ground():
     two = fields | {"things": ["key", "bell"], "boxes": [[0, 0, 64, 32], [64, 64, 128, 128]]}
     labels = make_tiny_vision.patch_labels(two)
     assert set(labels) == {key, scene_things.numbers()["bell"], make_tiny_vision.IGNORED}
+
+
+@pytest.mark.parametrize(
+    ("things", "relation", "caption", "places"),
+    [
+        (["key", "bell"], "left of", "a key to the left of a bell", ["left", "right"]),
+        (["key", "bell", "owl"], "above", "...", ["top", "middle", "bottom"]),
+        (["key"], None, "a key in the top left corner", ["top left"]),
+        (["key"], None, "a key on the right", ["right"]),
+        (["key"], None, "nothing but a key", []),
+    ],
+)
+def test_patches_tell_where_their_thing_is(things, relation, caption, places):
+    boxes = [[32 * i, 32 * i, 32 * i + 32, 32 * i + 32] for i in range(len(things))]
+    fields = {"things": things, "boxes": boxes, "background": "white", "relation": relation}
+    labels = make_tiny_vision.place_labels(fields | {"captions": [caption]}).reshape(8, 8)
+    for i, place in enumerate(places):
+        assert (labels[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] == SPOTS.index(place)).all()
+    assert (labels != make_tiny_vision.IGNORED).sum() == 4 * len(places)
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
