@@ -1,4 +1,4 @@
-"""How a part computes, which changes its speed and memory and not its results."""
+"""How a part computes, which changes its speed and memory, and of its results the rounding."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -40,8 +40,8 @@ def compile_blocks(model: nn.Module, parts: Collection[str]) -> None:
     weights, adapters and checkpoints stay. Batches of a second shape are compiled once more, for
     any shape. Answers, whose every word has another shape, are computed as before.
 
-    Raises ValueError for the Q-Former of a `Retriever`, whose passes share parts of a block, and
-    where this machine lacks a compiler.
+    Raises ValueError for the Q-Former of a `Retriever`, whose passes share parts of a block, for
+    dropout in one, and where this machine lacks a compiler.
     """
     if "qformer" in parts and isinstance(model, Retriever):
         raise ValueError(
@@ -53,6 +53,7 @@ def compile_blocks(model: nn.Module, parts: Collection[str]) -> None:
         for module in _modules(model, part, "compile"):
             for block in module.modules():
                 if isinstance(block, GradientCheckpointingLayer):
+                    _check_dropout(model, block)
                     block.forward = _where_it_trains(torch.compile(block.forward), block.forward)
 
 
@@ -61,6 +62,16 @@ def _where_it_trains(compiled: Callable[..., Any], plain: Callable[..., Any]) ->
         return (compiled if torch.is_grad_enabled() else plain)(*args, **kwargs)
 
     return forward
+
+
+def _check_dropout(model: nn.Module, block: nn.Module) -> None:
+    """GradCache computes a retriever's features twice, and compiled code draws another dropout."""
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in block.modules())
+    if drops and isinstance(model, Retriever):
+        raise ValueError(
+            "model.compile names a part of a retriever that drops out, which has to be the same "
+            "with and without gradients (objectives.cache_itc); set lora.dropout to 0"
+        )
 
 
 def _modules(model: nn.Module, part: str, setting: str) -> list[Any]:

@@ -6,6 +6,7 @@ from plain import turn_off_dropout
 from torch._dynamo.utils import counters
 
 from blip2ft.models import kernels
+from blip2ft.models.adapters import attach_lora
 from blip2ft.models.kernels import choose_attention, compile_blocks
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import checkpoint_gradients, set_train_mode, set_trainable
@@ -75,6 +76,17 @@ def test_a_retriever_compiles_its_image_encoder_alone(retriever_folder):
         compile_blocks(model, ["vision", "qformer"])
     with pytest.raises(ValueError, match="names 'language': this model has vision, qformer"):
         compile_blocks(model, ["language"])
+
+
+def test_a_retriever_that_drops_out_is_not_compiled(retriever_folder):
+    model, _ = load_retriever(retriever_folder)
+    parts = {"vision": "lora"}
+    attach_lora(model, parts, r=2, dropout=0.1)
+    with pytest.raises(ValueError, match=r"the same with and without .* set lora\.dropout to 0"):
+        compile_blocks(model, ["vision"])
+    model, _ = load_retriever(retriever_folder)
+    attach_lora(model, parts, r=2, dropout=0.0)
+    compile_blocks(model, ["vision"])
 
 
 def test_without_a_compiler_nothing_is_compiled(opt_folder, monkeypatch):
