@@ -13,7 +13,7 @@ from blip2ft.quiet import quiet_libraries
 BUILD = """\
 Settings are overridden as the recipes take them: --cache.folder features. A run computes what is
 missing by itself: this is for doing it before, or elsewhere. Several GPUs share the work:
-accelerate launch --num_processes 8 -m blip2ft.cli cache build --config F.yaml
+accelerate launch --num_processes 8 -m blip2ft cache build --config F.yaml
 """
 GB = 10**9
 

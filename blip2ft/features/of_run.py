@@ -27,6 +27,8 @@ def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], objec
     accelerator, model, level, wanted = _prepare(task, settings)
     quiet = say if accelerator.is_main_process else lambda _: None
     build(model, level, wanted, accelerator, usable_workers(settings["data"]["workers"]), quiet)
+    accelerator.free_memory()
+    accelerator.end_training()
 
 
 def names_for(task: str, settings: Mapping[str, Any]) -> set[str]:

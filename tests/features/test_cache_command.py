@@ -17,6 +17,7 @@ from blip2ft.features.serve import compute_features
 
 FROZEN = {"vision": "frozen", "qformer": "full", "projection": "full", "language": "frozen"}
 DAY = 24 * 3600
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,24 @@ def test_build_computes_once_and_says_what(config, computed, capsys, tmp_path):
     assert cache(capsys, "build", "--config", config)[1].startswith("features of 16 images: all")
     assert computed == [8, 8]
     assert len(folders(tmp_path)) == 2
+
+
+def test_two_processes_build_as_the_help_says(config, computed, capsys, tmp_path):
+    words = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    words += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port"]
+    words += ["0", "--cpu", "-m", "blip2ft", "cache", "build", "--config", str(config)]
+    found = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.count("features of 16 images to compute") == 1
+    assert "destroy_process_group" not in found.stderr
+    assert cache(capsys, "build", "--config", config)[1].startswith("features of 16 images: all")
+    assert computed == []
 
 
 def test_overrides_are_the_recipes(config, computed, capsys, tmp_path):
