@@ -78,7 +78,7 @@ def test_a_retriever_compiles_its_image_encoder_alone(retriever_folder):
         compile_blocks(model, ["language"])
 
 
-def test_a_retriever_that_drops_out_is_not_compiled(retriever_folder):
+def test_a_retriever_that_drops_out_is_not_compiled(retriever_folder, dynamo_alone):
     model, _ = load_retriever(retriever_folder)
     parts = {"vision": "lora"}
     attach_lora(model, parts, r=2, dropout=0.1)
@@ -139,6 +139,7 @@ def test_answers_are_computed_as_before(opt_folder, dynamo_alone):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, where it is imported
 def test_what_is_compiled_has_the_same_gradients(opt_folder):
     model, _ = load_captioner(opt_folder)
     set_trainable(model, PARTS)
