@@ -17,7 +17,8 @@ import blip2ft.captioner
 from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned, load_mixed
 from blip2ft.index import index_photos, search_photos
-from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+from blip2ft.models.adapter_set import Adapters
+from blip2ft.models.adapters import attach_lora, describe_training, load_trained, save_trained
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import part_of, set_trainable
 from blip2ft.photos.shards import read_maker
@@ -286,6 +287,20 @@ def test_a_part_that_was_trained_in_full_cannot_be_put_on_a_quantised_one(
     with pytest.raises(ValueError, match=said):
         load_mixed({run_folder: 0.5, run: 0.5}, quantize={"language": "nf4"})
     load_finetuned(run, quantize={"vision": "nf4"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_loader_of_adapters_puts_full_weights_on_quantised_ones(wide_folder, tmp_path, kind):
+    run = make_run(tmp_path / "full", wide_folder, {**PARTS, "language": "full"})
+    model, _ = load_captioner(wide_folder, quantize={"language": kind})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    said = r"trained.safetensors has language_model.*where that is quantised; export the run"
+    with pytest.raises(ValueError, match=said):
+        load_trained(model, run / "adapter")
+    with pytest.raises(ValueError, match=said):
+        Adapters(model, base=str(wide_folder)).load(run / "adapter", "full")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -108,7 +108,8 @@ class Adapters:
         """Load the adapter in `folder` beside the others; what answers stays as it is.
 
         Raises ValueError for a name that is taken, and for an adapter of another base, another
-        task's class or another image size, before anything is changed.
+        task's class or another image size, and for one that trained in full what the base holds
+        quantised, before anything is changed.
         """
         folder = Path(folder)
         self._check_description(folder, read_description(folder))

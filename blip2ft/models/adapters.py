@@ -187,7 +187,8 @@ def read_description(folder: Path) -> dict[str, Any]:
 def load_trained(model: nn.Module, folder: Path) -> None:
     """Put the trained weights in `folder` on `model`, in place; LoRA layers are attached.
 
-    Raises ValueError for weights that the model has no place for, before any weight is changed.
+    Raises ValueError for weights that the model has no place for, as where it is quantised, before
+    any weight is changed.
     """
     description = read_description(folder)
     full_path, lora_path = folder / FULL_FILE, folder / LORA_FILE
@@ -219,8 +220,16 @@ def load_trained(model: nn.Module, folder: Path) -> None:
 def check_fit(
     path: Path, state: Mapping[str, Tensor], places: Mapping[str, Tensor], origin: str
 ) -> None:
-    """Raise ValueError where the tensors of a file and their places in the model differ."""
+    """Raise ValueError where the tensors of a file and their places in the model differ.
+
+    A quantised weight has no place for a tensor, though in 8 bits it has the shape.
+    """
     for name in sorted(state.keys() | places.keys()):
+        if name in places and not places[name].is_floating_point():
+            raise ValueError(
+                f"{path} has {name}, trained in full, and can't be put on a model where that is "
+                "quantised; export the run, and quantise what is exported"
+            )
         in_file = tuple(state[name].shape) if name in state else "missing"
         in_model = tuple(places[name].shape) if name in places else "nothing of that name"
         if in_file != in_model:
