@@ -152,10 +152,14 @@ def export_run(
     which stock has no class, by ours), and its logits and captions on sample inputs are compared
     with those of the unmerged model in fp32. Returns {"max_difference", "largest_logit",
     "captions", "same_captions"}; of a run on a quantised base, how far the model was with which it
-    trained, too: {"quantised_difference", "quantised_same_captions"}, if bitsandbytes is there.
+    trained, too, computed in fp32: {"quantised_difference", "quantised_same_captions"}, if
+    bitsandbytes is there.
 
-    Raises ValueError where `out` is in use, where the logits differ by more than `tolerance` times
-    the largest one, and where captions differ in fp32; then nothing is left in `out`.
+    tolerance: largest difference of a logit, as a share of the largest logit; None is that of
+      `TOLERANCES`, and then captions in fp32 have to be the same, too.
+
+    Raises ValueError where `out` is in use, and where the merged model differs by more than that;
+    then nothing is left in `out`.
     """
     out = Path(out)
     check_free(out)
@@ -188,10 +192,12 @@ def export_run(
                 f"allowed is {allowed:g} of the largest, {largest:.3g}; nothing was exported. "
                 "Try --dtype fp32"
             )
-        if dtype == "fp32" and same < count:
+        if dtype == "fp32" and tolerance is None and same < count:
             raise ValueError(
                 f"the merged model captions {count - same} of {count} sample images otherwise than "
-                "the unmerged one; nothing was exported"
+                f"the unmerged one, though its logits differ by {difference:.3g} at most, of "
+                f"{largest:.3g}; nothing was exported. If two words were near a tie, give "
+                f"--tolerance {allowed:g}: with a tolerance of your own, captions only get counted"
             )
     report = {"max_difference": difference, "largest_logit": largest}
     report |= {"captions": count, "same_captions": same}
@@ -202,7 +208,7 @@ def export_run(
 
 
 def _answers_in_training(run: str | Path, base: str | None) -> Answers | None:
-    """What a run's model answered on the quantised base; None where it wasn't quantised."""
+    """What a run's model answers on the quantised base in fp32; None where it wasn't quantised."""
     quantize = read_description(adapter_folder(Path(run))).get("quantize")
     if not quantize:
         return None
