@@ -31,7 +31,11 @@ def add_cache(commands: Any) -> None:
     prune.add_argument("folder", type=Path, metavar="FOLDER", help="cache.folder of a run")
     prune.add_argument("--older-than", type=_days, metavar="DAYS", help="not used for so long")
     prune.add_argument(
-        "--unused-by", action="append", metavar="F.yaml", help="that no run of these settings uses"
+        "--unused-by",
+        action="append",
+        metavar="F.yaml",
+        help="that no run of these settings uses, in any precision where model.precision is auto; "
+        "overrides aren't taken: a run's own config.yaml, in its folder, has them",
     )
     prune.add_argument("--dry-run", action="store_true", help="tell, and remove nothing")
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from blip2ft.data.images import transforms_for
 from blip2ft.data.questions import read_questions
@@ -16,7 +14,7 @@ from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import check_parts, set_trainable
 from blip2ft.models.source import read_config
 from blip2ft.models.vqa import load_vqa
-from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
+from blip2ft.training.processes import DTYPES, frozen_dtype, start_processes, usable_workers
 
 
 def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], object]) -> None:
@@ -24,7 +22,16 @@ def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], objec
 
     Raises ValueError where it would keep none, and as the run does.
     """
-    accelerator, model, level, wanted = _prepare(task, settings)
+    level, model_settings = _level_of(settings), settings["model"]
+    accelerator = start_processes(model_settings["precision"], [], settings["cache"]["folder"])
+    records = [list(_records(task, settings, train)) for train in (True, False)]
+    config = read_config(
+        model_settings["name"], model_settings["revision"], ("blip-2", "instructblip")
+    )
+    model, processor = _load(task, settings, frozen_dtype(accelerator, config))
+    model.to(accelerator.device)
+    precision = accelerator.mixed_precision
+    wanted = _want(model, processor, level, settings, records, precision)
     quiet = say if accelerator.is_main_process else lambda _: None
     build(model, level, wanted, accelerator, usable_workers(settings["data"]["workers"]), quiet)
     accelerator.free_memory()
@@ -32,15 +39,21 @@ def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], objec
 
 
 def names_for(task: str, settings: Mapping[str, Any]) -> set[str]:
-    """The folders in `cache.folder` that a run of `task` with `settings` uses."""
-    *_, wanted = _prepare(task, settings, with_images=False)
-    AcceleratorState._reset_state(True)  # the next run's precision may be another
-    return {each.store.key.name for each in wanted}
+    """The folders in `cache.folder` that a run of `task` with `settings` uses.
+
+    Precision "auto" is another on another machine, so that it names the folders of each.
+    """
+    level, asked = _level_of(settings), settings["model"]["precision"]
+    names = set()
+    for precision, dtype in DTYPES.items():
+        if asked in ("auto", precision):
+            model, processor = _load(task, settings, dtype)
+            wanted = _want(model, processor, level, settings, [(), ()], precision)
+            names |= {each.store.key.name for each in wanted}
+    return names
 
 
-def _prepare(
-    task: str, settings: Mapping[str, Any], *, with_images: bool = True
-) -> tuple[Accelerator, Any, str, list[Wanted]]:
+def _level_of(settings: Mapping[str, Any]) -> str:
     level = cache_level(settings)
     if level is None:
         why = "evaluate_only is true" if settings.get("evaluate_only") else "cache.folder is null"
@@ -48,27 +61,31 @@ def _prepare(
             f"{why}, so this run keeps no features; set cache.folder to a folder, and "
             "evaluate_only to false"
         )
-    name, cache = settings["model"]["name"], settings["cache"]
     check_parts(settings["parts"], settings["quantize"])
-    accelerator = start_processes(settings["model"]["precision"], [], cache["folder"])
-    records: list[Sequence[Any]] = [[], []]
-    if with_images:
-        records = [list(_records(task, settings, train)) for train in (True, False)]
-    model, processor = _load(task, settings, accelerator)
+    return level
+
+
+def _want(
+    model: Any,
+    processor: Any,
+    level: str,
+    settings: Mapping[str, Any],
+    records: Sequence[Sequence[Any]],
+    precision: str,
+) -> list[Wanted]:
     data = settings["data"]
     transforms = transforms_for(
         processor.image_processor, scale=data["crop_scale"], flip=data["flip"]
     )
-    wanted = want_features(
+    return want_features(
         model,
         level,
-        **cache,
-        name=name,
+        **settings["cache"],
+        name=settings["model"]["name"],
         records=records,
         transforms=transforms,
-        precision=accelerator.mixed_precision,
+        precision=precision,
     )
-    return accelerator, model, level, wanted
 
 
 def _records(task: str, settings: Mapping[str, Any], train: bool) -> Iterator[Any]:
@@ -83,12 +100,11 @@ def _records(task: str, settings: Mapping[str, Any], train: bool) -> Iterator[An
         yield from read(**source) if source else ()
 
 
-def _load(task: str, settings: Mapping[str, Any], accelerator: Accelerator) -> tuple[Any, Any]:
+def _load(task: str, settings: Mapping[str, Any], frozen: torch.dtype) -> tuple[Any, Any]:
     model_settings = settings["model"]
-    name, revision = model_settings["name"], model_settings["revision"]
-    frozen = frozen_dtype(accelerator, read_config(name, revision, ("blip-2", "instructblip")))
+    name = model_settings["name"]
     options: dict[str, Any] = {
-        "revision": revision,
+        "revision": model_settings["revision"],
         "image_size": model_settings["image_size"],
         "dtype": torch.float32,
         "quantize": settings["quantize"],
@@ -105,4 +121,4 @@ def _load(task: str, settings: Mapping[str, Any], accelerator: Accelerator) -> t
     else:
         model, processor = load_captioner(name, **options)
     set_trainable(model, settings["parts"], frozen)
-    return model.to(accelerator.device), processor
+    return model, processor

@@ -21,6 +21,8 @@ SHARDING = {
 }
 # The others wait while one process scores with SPICE, which may take longer than NCCL's 10 minutes.
 TIMEOUT = timedelta(hours=3)
+# What frozen weights are kept in, by precision.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,4 @@ def frozen_dtype(accelerator: Accelerator, config: PreTrainedConfig) -> torch.dt
     """
     if accelerator.mixed_precision == "fp16" and config.text_config.model_type == "t5":
         raise ValueError("FlanT5 overflows in fp16; set model.precision to bf16 or fp32")
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
-        accelerator.mixed_precision, torch.float32
-    )
+    return DTYPES.get(accelerator.mixed_precision, torch.float32)

@@ -166,6 +166,22 @@ def test_prune_keeps_what_a_config_uses(config, computed, capsys, tmp_path):
     assert computed == [8, 8, 8, 8]
 
 
+def test_prune_keeps_auto_in_the_precision_of_any_machine(config, capsys, tmp_path):
+    cache(capsys, "build", "--config", config, "--model.precision", "bf16")
+    used = folders(tmp_path)
+    prune = ["prune", tmp_path / "features", "--unused-by"]
+    assert cache(capsys, *prune, config)[1].splitlines()[-1].startswith("0 of 2 caches")
+    assert folders(tmp_path) == used
+    fixed = tmp_path / "fixed.yaml"
+    for precision, removed in (("bf16", 0), ("fp16", 2)):
+        settings = yaml.safe_load(config.read_text())
+        settings["model"]["precision"] = precision
+        fixed.write_text(yaml.safe_dump(settings))
+        code, out, err = cache(capsys, *prune, fixed)
+        assert code == 0, err
+        assert out.splitlines()[-1].startswith(f"{removed} of 2 caches")
+
+
 def test_prune_leaves_what_is_being_computed(config, capsys, tmp_path):
     cache(capsys, "build", "--config", config)
     held, other = folders(tmp_path)
