@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
@@ -33,11 +34,13 @@ def language_loss(
 
     model: one with `get_output_embeddings` that gives `logits`, or a wrapper around one. A head
     that isn't a plain linear layer (adapted, quantised), or whose output the model goes on to
-    change, gives its logits in full.
+    change, gives its logits in full. What shows the latter is one forward too many; its dropout is
+    drawn again, so that a run that goes on elsewhere is the uninterrupted one.
     """
     head = extract_model_from_parallel(model, keep_torch_compile=False).get_output_embeddings()
     if type(head) is nn.Linear and head not in _not_last:
-        losses = []
+        losses, device = [], head.weight.device
+        before = _random_state(device)
 
         def loss_of(states: Tensor) -> Tensor:
             losses.append(
@@ -52,6 +55,7 @@ def language_loss(
         if _same(given, losses[0]):
             return given
         _not_last.add(head)
+        _draw_again(before, device)
     return language_modeling(model(**inputs).logits, labels, shift=shift, weights=weights)
 
 
@@ -70,6 +74,19 @@ def _head_computes(head: Any, compute: Callable[[Tensor], Tensor]) -> Iterator[N
         del head.forward
         if own is not None:
             head.forward = own
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Of the CPU, and of `device` where that is a GPU."""
+    on_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_gpu
+
+
+def _draw_again(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    on_cpu, on_gpu = state
+    torch.set_rng_state(on_cpu)
+    if on_gpu is not None:
+        torch.cuda.set_rng_state(on_gpu, device)
 
 
 def _same(given: Tensor, loss: Tensor) -> bool:

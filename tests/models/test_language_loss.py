@@ -78,6 +78,7 @@ def check(model, batch):
 
 
 ALL = dict.fromkeys(("vision", "qformer", "projection", "language"), "full")
+PAPER = ALL | {"language": "frozen"}
 
 
 @pytest.mark.parametrize("language", ["frozen", "full"])
@@ -163,6 +164,22 @@ def test_other_language_models_whatever_they_do_to_their_logits(opt_folder, text
     assert len(forwards) == 1 + in_full
     check(model, batch)
     assert len(forwards) == 3 + in_full
+
+
+def test_the_look_at_a_head_draws_no_dropout(opt_folder):
+    """The first step of a process is as a later one: runs go on exactly, in another process too."""
+    _, processor = load_captioner(opt_folder)
+    model = with_language_model(opt_folder, GraniteConfig(**SMALL, logits_scaling=4.0))
+    set_trainable(model, PAPER)
+    set_train_mode(model)
+    batch = text_layout(model, processor, 16).collate(samples())
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        drawn.append((float(caption_loss(model, batch).detach()), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
+    torch.manual_seed(1)
+    assert float(caption_loss(model, batch).detach()) != drawn[0][0]  # something drops out
 
 
 def test_a_head_that_is_no_plain_linear_layer(opt_folder):
