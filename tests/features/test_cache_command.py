@@ -81,12 +81,12 @@ def test_build_computes_once_and_says_what(config, computed, capsys, tmp_path):
     assert len(folders(tmp_path)) == 2
 
 
-def test_two_processes_build_as_the_help_says(config, computed, capsys, tmp_path):
-    words = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    words += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port"]
-    words += ["0", "--cpu", "-m", "blip2ft", "cache", "build", "--config", str(config)]
+def test_two_processes_share_a_build(config, computed, capsys, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node", "2", "-m", "blip2ft"]
     found = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *words],
+        [*launcher, "cache", "build", "--config", str(config)],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -94,7 +94,8 @@ def test_two_processes_build_as_the_help_says(config, computed, capsys, tmp_path
     )
     assert found.returncode == 0, found.stderr[-3000:]
     assert found.stdout.count("features of 16 images to compute") == 1
-    assert "destroy_process_group" not in found.stderr
+    for folder in folders(tmp_path):
+        assert [path.stat().st_size for path in folder.glob("*.ids")] == [4 * 32, 4 * 32]
     assert cache(capsys, "build", "--config", config)[1].startswith("features of 16 images: all")
     assert computed == []
 
