@@ -79,7 +79,7 @@ def parameters_in_8_bits(model: nn.Module) -> Iterator[nn.Parameter]:
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for name, parameter in model.named_parameters():
         # the ViT's positions and the query tokens are tables without a module
-        is_table = id(parameter) in tables or name == "query_tokens" or ".embeddings." in name
+        is_table = id(parameter) in tables or name.endswith(("_embedding", "query_tokens"))
         large = parameter.ndim > 1 and parameter.numel() >= SMALLEST_8BIT
         if parameter.requires_grad and large and not is_table:
             yield parameter
