@@ -210,6 +210,10 @@ def _wrong_value(message: str, keys: Sequence[str]) -> str | None:
         needed = inside[0]
         return f"{key} lacks a setting that it needs: {needed}"
     kinds = re.sub(r"typing\.|Literal|<class '(?:\w+\.)*(\w+)'>", r"\1", kinds)
-    for theirs, ours in (("NoneType", "null"), ("bool", "true or false")):
+    told = (("NoneType", "null"), ("bool", "true or false"), ("dict", "a mapping, {NAME: VALUE}"))
+    for theirs, ours in told:
         kinds = kinds.replace(theirs, ours)
-    return f"{key} is {value!r}: allowed is {kinds}"
+    # to YAML {language:nf4} is one word
+    spaced = re.sub(r":(?=[^\s:])", ": ", value)
+    hint = f"; did you mean {spaced!r}?" if "a mapping" in kinds and spaced != value else ""
+    return f"{key} is {value!r}: allowed is {kinds}{hint}"

@@ -176,6 +176,7 @@ def test_an_unknown_key_like_no_other_points_to_help():
         ("model.image_size", "big", "model.image_size is 'big': allowed is int, null"),
         ("data.crop_scale", "[1, 2, 3]", r"crop_scale is '\[1, 2, 3\]': allowed is tuple"),
         ("quantize", '{"language": "nf5"}', r"quantize is 'nf5': allowed is \['nf4', 'int8'\]"),
+        ("model.attention", "eager", r"attention is 'eager': allowed is a mapping, {NAME: VALUE}$"),
         ("train.log_with", "wandb", "train.log_with is 'wandb': allowed is list"),
     ],
 )
@@ -188,6 +189,12 @@ def test_a_wrong_value_names_key_value_and_what_is_allowed(yaml, key, value, mes
     path = yaml(f"{group}:\n  {text}" if group else text)
     with pytest.raises(ValueError, match=f"run.yaml: .*{message}"):
         parse("--config", path)
+
+
+def test_a_mapping_without_the_space_is_told_with_it():
+    said = r"quantize is '{language:nf4}': allowed is a mapping, {NAME: VALUE}; did you mean "
+    with pytest.raises(ValueError, match=said + r"'{language: nf4}'\?$"):
+        parse("--quantize", "{language:nf4}")
 
 
 def test_a_wrong_value_in_an_optional_group_names_its_key(yaml):
