@@ -212,7 +212,9 @@ def _largest(rehearsed: Rehearsed, gpu: Gpu, share: int, how: Mapping[str, Any])
     def fits(size: int) -> bool:
         return rehearsed.memory(size, accumulates=size < share, **how).total <= gpu.size
 
-    low, high = 0, share
+    if fits(share):  # nothing accumulates then, so that it may take less than a smaller one
+        return share
+    low, high = 0, share - 1
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
