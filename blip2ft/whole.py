@@ -12,6 +12,10 @@ LOCK = ".lock"
 PARTIAL = ".partial-"
 
 
+class InUse(ValueError):
+    """Another run writes to the folder."""
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Where to write a file that is then put on the disk and renamed to `path`.
@@ -79,13 +83,13 @@ def alone(folder: Path, name: str = LOCK, *, doing: str = "writing to") -> Itera
 
     name: of the lock, where several processes share the work; doing: what they do, for the error.
 
-    Raises ValueError where another has it.
+    Raises InUse, a ValueError, where another has it.
     """
     lock = FileLock(folder / name, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"another run is {doing} {folder}; wait for its end") from error
+        raise InUse(f"another run is {doing} {folder}; wait for its end") from error
     try:
         yield
     finally:

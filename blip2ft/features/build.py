@@ -24,7 +24,7 @@ from blip2ft.features.serve import (
     serve_features,
 )
 from blip2ft.features.store import DIGEST, Store, Writer
-from blip2ft.features.together import hold_lock, of_all, sharers_of, together
+from blip2ft.features.together import lock_together, of_all, sharers_of, together
 
 BATCH = 32  # images computed at once; nothing trains yet, so that they fit
 GB = 10**9
@@ -54,7 +54,8 @@ class Kept:
     def features(self, image: Any, origin: str) -> Tensor:
         """(S, D) of an image whose features are kept.
 
-        Raises ValueError where there are none, as of a file that has changed.
+        Raises ValueError where there are none: of a file that has changed, and of a cache that was
+        removed.
         """
         digest = image_digest(image)
         if digest not in self.store:
@@ -62,7 +63,13 @@ class Kept:
                 f"{origin}: the image has changed since its features were computed; start again, "
                 "and those of changed images are computed"
             )
-        return self.store.row(digest)
+        try:
+            return self.store.row(digest)
+        except KeyError as error:
+            raise ValueError(
+                f"{origin}: its features were removed from {self.store.folder} while the run went "
+                "on; start again with --train.resume true, and they are computed anew"
+            ) from error
 
 
 def use_features(
@@ -88,15 +95,18 @@ def use_features(
     Returns what to give in the place of the two transforms. Raises ValueError where the disk is too
     small, an image can't be read or changes meanwhile.
     """
-    wanted = want_features(
-        model,
-        level,
-        folder=folder,
-        dtype=dtype,
-        name=name,
-        records=(train, evaluated),
-        transforms=transforms,
-        precision=accelerator.mixed_precision,
+    wanted = together(
+        accelerator,
+        lambda: want_features(
+            model,
+            level,
+            folder=folder,
+            dtype=dtype,
+            name=name,
+            records=(train, evaluated),
+            transforms=transforms,
+            precision=accelerator.mixed_precision,
+        ),
     )
     build(model, level, wanted, accelerator, workers, say)
     serve_features(model, level)
@@ -160,11 +170,11 @@ def build(
         return
     place, sharers = sharers_of(stores[0], accelerator)
     with ExitStack() as stack:
-        if place == 0:
-            for store in {store.folder: store for store in stores}.values():
-                hold_lock(stack, store, say)
-        of_all(accelerator, None)  # until then the others wait
-        first = [each.missing() for each in wanted if _refreshed(each)]
+        # in their order, each once
+        folders = dict.fromkeys(store.folder for store in stores) if place == 0 else ()
+        lock_together(stack, folders, accelerator, say)
+        together(accelerator, find)  # again: another run may have computed or removed some
+        first = [each.missing() for each in wanted]
         together(accelerator, lambda: _check_room(wanted, first, say))
         for each, missing in zip(wanted, first, strict=True):
             mine = missing[place::sharers]
@@ -186,7 +196,7 @@ def _compute_together(
     if not any(of_all(accelerator, len(mine))):
         return
     together(accelerator, lambda: _compute(model, level, wanted, mine, accelerator, workers, say))
-    wanted.store.refresh()
+    together(accelerator, wanted.store.refresh)
 
 
 @torch.inference_mode()
@@ -255,8 +265,3 @@ def _check_room(wanted: Sequence[Wanted], missing: Sequence[list[bytes]], say: S
 
 def _told(stores: Sequence[Store]) -> str:
     return f"level {stores[0].key.level}, {stores[0].key.dtype}, in {stores[0].folder.parent}"
-
-
-def _refreshed(wanted: Wanted) -> bool:
-    wanted.store.refresh()
-    return True

@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from blip2ft.features.key import Key
-from blip2ft.features.store import DESCRIPTION, DIGEST, HERE, IDS, LOCK, ROWS, USED, read_key
-from blip2ft.whole import PARTIAL
+from blip2ft.features.store import DESCRIPTION, DIGEST, HERE, IDS, ROWS, USED, read_key
+from blip2ft.whole import LOCK, PARTIAL, InUse, alone
 
 NAME = re.compile(r"[0-9a-f]{32}")
 OWN = (f"*{ROWS}", f"*{IDS}", f"{HERE}*", f"{PARTIAL}*", USED, DESCRIPTION)
@@ -68,21 +67,19 @@ def choose(
 
 def remove(cache: Cache) -> str:
     """Remove a cache's own files and, if nothing else is in it, its folder; what to say of it."""
-    lock = FileLock(cache.folder / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with alone(cache.folder):
+            # the description last: until then, what a kill leaves is still known for what it is
+            for pattern in OWN:
+                for file in cache.folder.glob(pattern):
+                    file.unlink(missing_ok=True)
+            # while it is held: who waits for it, or comes later, makes a new one
+            (cache.folder / LOCK).unlink(missing_ok=True)
+    except InUse:
         return "kept: a run is computing it"
-    try:
-        # the description last: until then, what a kill leaves is still known for what it is
-        for pattern in OWN:
-            for file in cache.folder.glob(pattern):
-                file.unlink(missing_ok=True)
-    finally:
-        lock.release()
-    (cache.folder / LOCK).unlink(missing_ok=True)
     left = [path.name for path in cache.folder.iterdir()]
     if left:
         return f"removed, but for what isn't its own: {', '.join(sorted(left))}"
-    cache.folder.rmdir()
+    with suppress(OSError):  # a run that waited may have begun anew
+        cache.folder.rmdir()
     return "removed"

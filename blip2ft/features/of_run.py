@@ -10,6 +10,7 @@ from blip2ft.data.questions import read_questions
 from blip2ft.data.records import read_records
 from blip2ft.features.build import Wanted, build, want_features
 from blip2ft.features.level import cache_level
+from blip2ft.features.together import together
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import check_parts, set_trainable
 from blip2ft.models.source import read_config
@@ -31,7 +32,9 @@ def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], objec
     model, processor = _load(task, settings, frozen_dtype(accelerator, config))
     model.to(accelerator.device)
     precision = accelerator.mixed_precision
-    wanted = _want(model, processor, level, settings, records, precision)
+    wanted = together(
+        accelerator, lambda: _want(model, processor, level, settings, records, precision)
+    )
     quiet = say if accelerator.is_main_process else lambda _: None
     build(model, level, wanted, accelerator, usable_workers(settings["data"]["workers"]), quiet)
     accelerator.free_memory()

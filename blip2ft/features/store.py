@@ -27,7 +27,7 @@ from torch import Tensor
 from blip2ft.features.key import Key
 from blip2ft.whole import write_text
 
-DESCRIPTION, USED, LOCK = "cache.json", "used", ".lock"
+DESCRIPTION, USED = "cache.json", "used"
 ROWS, IDS = ".rows", ".ids"
 HERE = ".here-"  # by which processes find out that they share a folder
 DIGEST = 32  # bytes of an identity
@@ -110,6 +110,9 @@ class Store:
             ) from error
         if read_key(self.folder).name != self.key.name:
             raise ValueError(f"{path} has been changed; remove {self.folder}")
+        # not what another run removed since
+        self._places.clear()
+        self._maps.clear()
         self.refresh()
 
     def refresh(self) -> None:

@@ -1,10 +1,12 @@
 """What a run needs is computed once, by all processes, and never served stale."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +20,12 @@ from blip2ft.data.images import transforms_for
 from blip2ft.data.loading import load_pixels
 from blip2ft.data.records import Record, read_records
 from blip2ft.features import build as module
+from blip2ft.features import together as together_module
 from blip2ft.features.build import Kept, Wanted, build, use_features, want_features
 from blip2ft.features.level import QUERIES, VISION, cache_level
+from blip2ft.features.manage import list_caches, remove
 from blip2ft.features.serve import compute_features
+from blip2ft.features.together import lock_together
 from blip2ft.models.load import load_captioner
 
 ROOT = Path(__file__).parents[2]
@@ -209,12 +214,15 @@ def test_dropout_and_random_states_are_left_alone(run):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_another_run_at_it_is_waited_for(run, computed):
+@pytest.mark.parametrize("removed", [False, True], ids=["left", "removed"])
+def test_another_run_at_it_is_waited_for(run, computed, removed):
     (wanted, _) = want(run)
     wanted.store.open()
-    program = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]):\n"
-    program += "    print('held', flush=True)\n    time.sleep(1)"
-    path = str(wanted.store.folder / ".lock")
+    program = "import shutil, sys, time, filelock\nfrom pathlib import Path\n"
+    program += "folder = Path(sys.argv[1])\nwith filelock.FileLock(folder / '.lock'):\n"
+    program += "    print('held', flush=True)\n    time.sleep(1)\n"
+    program += "    shutil.rmtree(folder)" if removed else ""
+    path = str(wanted.store.folder)
     other = subprocess.Popen(
         [sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True
     )
@@ -224,18 +232,44 @@ def test_another_run_at_it_is_waited_for(run, computed):
     assert other.returncode == 0
     assert f"another run is computing features into {wanted.store.folder}; waiting" in run.said[0]
     assert computed == [8, 2]
+    assert sorted(cache.images for cache in list_caches(run.folder)) == [2, 8]
+
+
+def test_what_was_removed_before_a_run_has_the_lock_is_computed_again(run, computed, monkeypatch):
+    run.use(records=run.records[:4])
+    wanted = want(run)
+
+    def removed_late(stack, folders, accelerator, say):
+        for cache in list_caches(run.folder):
+            assert remove(cache) == "removed"
+
+    monkeypatch.setattr(module, "lock_together", removed_late)
+    build(run.model, VISION, wanted, Accelerator(cpu=True), say=run.said.append)
+    assert computed == [4, 2, 8, 2]
+    assert sorted(cache.images for cache in list_caches(run.folder)) == [2, 8]
+
+
+def test_a_cache_that_is_removed_while_a_run_goes_on_is_told(run):
+    augment, _ = run.use()
+    for cache in list_caches(run.folder):
+        assert remove(cache) == "removed"
+    in_a_worker = pickle.loads(pickle.dumps(augment))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"csv:2: its features were removed from .* --train\."):
+            load_pixels(run.records[0], in_a_worker)
+    load_pixels(run.records[0], augment)  # what is mapped stays
 
 
 def test_what_another_run_computed_meanwhile_isnt_computed_again(run, computed, monkeypatch):
     wanted = want(run)
     other = want(run)
 
-    def found_late(stack, store, say):
+    def found_late(stack, folders, accelerator, say):
         if not computed:
             monkeypatch.undo()
             build(run.model, VISION, other, Accelerator(cpu=True), say=run.said.append)
 
-    monkeypatch.setattr(module, "hold_lock", found_late)
+    monkeypatch.setattr(module, "lock_together", found_late)
     build(run.model, VISION, wanted, Accelerator(cpu=True), say=run.said.append)
     assert sum("images to compute" in line for line in run.said) == 2
     assert run.said[-2].startswith("features of 0 images to compute")
@@ -262,8 +296,14 @@ sys.path.insert(0, os.environ["TESTS"])
 import torch
 from accelerate import Accelerator
 import test_build
+from blip2ft.features import build
 accelerator = Accelerator(cpu=True)
-rank = accelerator.process_index
+rank, digest = accelerator.process_index, build.image_digest
+def lacking(image):
+    if rank == 1 and image.name == os.environ.get("LACKS"):
+        raise KeyError(str(image))
+    return digest(image)
+build.image_digest = lacking
 folder = Path(os.environ["CACHE"] + (str(rank) if "APART" in os.environ else ""))
 model, photos = map(Path, (os.environ["MODEL"], os.environ["PHOTOS"]))
 run = test_build.make_run(model, photos, folder)
@@ -324,6 +364,32 @@ def test_where_one_process_fails_all_stop(two_processes, photos, tmp_path):
     for rank in (0, 1):
         said = (tmp_path / f"cache-{rank}.txt").read_text()
         assert said.startswith(f"{photos / 'photo5.jpg'} (named in captions.csv:7): not an image")
+
+
+def test_where_one_process_lacks_a_file_all_stop(two_processes, photos, tmp_path):
+    found = two_processes(LACKS="photo5.jpg")
+    assert found.returncode != 0
+    for rank in (0, 1):
+        said = (tmp_path / f"cache-{rank}.txt").read_text()
+        assert said == f"KeyError: '{photos / 'photo5.jpg'}'"
+
+
+def test_who_waits_comes_to_every_collective(tmp_path, monkeypatch):
+    """Of two processes, this one has no folder to lock; the other has its lock at the third try."""
+    theirs, said = [tmp_path, tmp_path, None], []
+
+    def of_two(accelerator, value):
+        # `together` asks for messages, which nobody has, then `lock_together` for folders
+        calls.append(value)
+        return [None, None] if len(calls) % 2 else [None, theirs.pop(0)]
+
+    calls: list[object] = []
+    monkeypatch.setattr(together_module, "of_all", of_two)
+    monkeypatch.setattr(together_module, "PAUSE", 0)
+    with ExitStack() as stack:
+        lock_together(stack, (), Accelerator(cpu=True), said.append)
+    assert len(calls) == 6
+    assert said == [f"another run is computing features into {tmp_path}; waiting for its end"]
 
 
 SETTINGS = {
