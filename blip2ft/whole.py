@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -23,8 +24,8 @@ def whole(path: Path) -> Iterator[Path]:
     After an error there is none, nor where none was written. Folders above it are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # several processes may be at it
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    # several processes may be at it, of several machines too
+    partial = path.with_name(f"{PARTIAL}{uuid4().hex}-{path.name}")
     try:
         yield partial
         if partial.exists():

@@ -14,7 +14,9 @@ from blip2ft.whole import PARTIAL, whole
 
 FETCHED = "fetched"  # the folder in a cache for files that are removed for newer ones
 OWN = re.compile(r"[0-9a-f]{32}")  # names of such files: no other is ever removed
-LEFT = re.compile(rf"{PARTIAL}\d+-{OWN.pattern}")  # and of those that a kill left half-written
+LEFT = re.compile(
+    rf"{PARTIAL}[0-9a-f]{{32}}-{OWN.pattern}"
+)  # and of those that a kill left half-written
 LOCKS = 64  # more would be a litter of files; two shards with the same lock wait for each other
 ABANDONED = 24 * 3600.0  # seconds after which what a kill left half-written is removed
 

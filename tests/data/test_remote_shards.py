@@ -300,7 +300,7 @@ def test_what_is_not_finished_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no"):
         cache.get("a", fail)
     assert [p for p in tmp_path.iterdir() if not p.name.startswith(".lock")] == []
-    old = tmp_path / f".partial-1-{'0' * 32}"
+    old = tmp_path / f".partial-{'a1' * 16}-{'0' * 32}"
     old.write_bytes(b"half")
     os.utime(old, (0, 0))
     cache.get("b", write(1))
