@@ -29,6 +29,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from accelerate.utils import set_seed
 
     from blip2ft.data.images import transforms_for
+    from blip2ft.data.order import check_shared
     from blip2ft.data.overlap import overlap_warning
     from blip2ft.data.pairs import pair_layout
     from blip2ft.data.records import Record, read_records
@@ -36,7 +37,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
-    from blip2ft.models.kernels import choose_attention, compile_blocks
+    from blip2ft.models.kernels import check_kernels, choose_attention, compile_blocks
     from blip2ft.models.load import load_retriever
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
@@ -63,10 +64,13 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     # What can't work is refused before anything is loaded or written.
     parts = asdict(config.parts)
     check_parts(parts, config.quantize)
+    check_kernels("retrieval", config.model.attention, config.model.compile)
     check_metric(config.train.best_metric, SCORES)
     weights = {name: getattr(config.objectives, name) for name in ("itc", "itm", "itg")}
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     check_kind(config.optimizer.kind, accelerator.device)
+    if not config.evaluate_only:
+        check_shared(config.train.batch_size, accelerator.num_processes)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)

@@ -31,11 +31,12 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     from blip2ft.data.batches import text_layout
     from blip2ft.data.images import transforms_for
+    from blip2ft.data.order import check_shared
     from blip2ft.data.questions import Question, read_questions
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, locate_source, save_trained
-    from blip2ft.models.kernels import choose_attention, compile_blocks
+    from blip2ft.models.kernels import check_kernels, choose_attention, compile_blocks
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
     from blip2ft.models.vqa import load_vqa
@@ -61,6 +62,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     # What can't work is refused before anything is loaded or written.
     parts = asdict(config.parts)
     check_parts(parts, config.quantize)
+    check_kernels("vqa", config.model.attention, config.model.compile)
     ask(config.prompt, "what")
     candidates = None
     if config.candidates is not None:
@@ -68,6 +70,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         candidates = [line.strip() for line in lines if line.strip()]
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     check_kind(config.optimizer.kind, accelerator.device)
+    if not config.evaluate_only:
+        check_shared(config.train.batch_size, accelerator.num_processes)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
@@ -105,6 +109,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     compile_blocks(model, config.model.compile)
     say(parts_table(model, parts))
     layout = text_layout(model, processor, config.data.max_target_tokens)
+    for questions in (train_questions, validation_questions, final_questions):
+        check_questions(layout, config.prompt, questions)
     augment, resize = transforms_for(
         processor.image_processor, scale=config.data.crop_scale, flip=config.data.flip
     )
@@ -121,8 +127,6 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             workers=workers,
             say=say,
         )
-    for questions in (train_questions, validation_questions, final_questions):
-        check_questions(layout, config.prompt, questions)
     run, bare = Path(config.output), model
 
     def evaluate(questions: Sequence[Question], split: str, step: int) -> dict[str, float]:

@@ -15,6 +15,15 @@ class Key(NamedTuple):
     sample: int
 
 
+def check_shared(batch_size: int, world_size: int) -> None:
+    """Raise ValueError where `world_size` processes can't share a batch evenly."""
+    if batch_size % world_size:
+        raise ValueError(
+            f"train.batch_size {batch_size} can't be shared by {world_size} processes; "
+            f"choose a multiple of {world_size}, or another number of processes"
+        )
+
+
 @dataclass(frozen=True)
 class Order:
     """Endless epochs over `length` samples, cut into global batches of `batch_size`.
@@ -82,11 +91,7 @@ class Order:
         """
         if size < 1:
             raise ValueError(f"train.micro_batch_size is {size}: it must be at least 1")
-        if self.batch_size % world_size:
-            raise ValueError(
-                f"train.batch_size {self.batch_size} can't be shared by {world_size} processes; "
-                f"choose a multiple of {world_size}, or another number of processes"
-            )
+        check_shared(self.batch_size, world_size)
         return -(-self.batch_size // world_size // size)
 
     def _share(self, step: int, rank: int, world_size: int) -> list[Key]:

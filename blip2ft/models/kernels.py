@@ -11,6 +11,21 @@ from blip2ft.models.parts import modules_of
 from blip2ft.models.retriever import Retriever
 
 COMPUTING = ("vision", "qformer", "language")
+IN_PIECES = "model.compile names qformer, whose blocks retrieval runs in pieces; compile vision"
+
+
+def check_kernels(task: str, attention: Collection[str], compile: Collection[str]) -> None:
+    """Raise ValueError where parts are named that a model of `task` lacks, or can't compile.
+
+    attention, compile: parts, as `choose_attention` and `compile_blocks` take them; no model is
+    needed.
+    """
+    has = [part for part in COMPUTING if part != "language" or task != "retrieval"]
+    for setting, parts in {"attention": attention, "compile": compile}.items():
+        for part in parts:
+            _check_part(part, has, setting)
+    if task == "retrieval" and "qformer" in compile:
+        raise ValueError(IN_PIECES)
 
 
 def choose_attention(model: nn.Module, attention: Mapping[str, str]) -> None:
@@ -44,9 +59,7 @@ def compile_blocks(model: nn.Module, parts: Collection[str]) -> None:
     dropout in one, and where this machine lacks a compiler.
     """
     if "qformer" in parts and isinstance(model, Retriever):
-        raise ValueError(
-            "model.compile names qformer, whose blocks retrieval runs in pieces; compile vision"
-        )
+        raise ValueError(IN_PIECES)
     if parts:
         _check_compiler(next(model.parameters()).device)
     for part in parts:
@@ -75,10 +88,13 @@ def _check_dropout(model: nn.Module, block: nn.Module) -> None:
 
 
 def _modules(model: nn.Module, part: str, setting: str) -> list[Any]:
-    if part not in COMPUTING or not modules_of(model, part):
-        has = [name for name in COMPUTING if modules_of(model, name)]
-        raise ValueError(f"model.{setting} names {part!r}: this model has {', '.join(has)}")
+    _check_part(part, [name for name in COMPUTING if modules_of(model, name)], setting)
     return [module for module in modules_of(model, part) if hasattr(module, "config")]
+
+
+def _check_part(part: str, has: Collection[str], setting: str) -> None:
+    if part not in has:
+        raise ValueError(f"model.{setting} names {part!r}: this model has {', '.join(has)}")
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -7,7 +7,7 @@ from torch._dynamo.utils import counters
 
 from blip2ft.models import kernels
 from blip2ft.models.adapters import attach_lora
-from blip2ft.models.kernels import choose_attention, compile_blocks
+from blip2ft.models.kernels import check_kernels, choose_attention, compile_blocks
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import checkpoint_gradients, set_train_mode, set_trainable
 
@@ -76,6 +76,26 @@ def test_a_retriever_compiles_its_image_encoder_alone(retriever_folder):
         compile_blocks(model, ["vision", "qformer"])
     with pytest.raises(ValueError, match="names 'language': this model has vision, qformer"):
         compile_blocks(model, ["language"])
+
+
+@pytest.mark.parametrize(
+    ("task", "attention", "compile", "message"),
+    [
+        ("caption", ["vison"], [], "model.attention names 'vison': this model has vision, qformer"),
+        ("vqa", [], ["projection"], "model.compile names 'projection': this model has vision"),
+        ("retrieval", ["language"], [], "names 'language': this model has vision, qformer$"),
+        ("retrieval", [], ["qformer"], "runs in pieces; compile vision"),
+    ],
+    ids=["typo", "no-blocks", "no-language", "in-pieces"],
+)
+def test_wrong_parts_are_told_without_a_model(task, attention, compile, message):
+    with pytest.raises(ValueError, match=message):
+        check_kernels(task, attention, compile)
+
+
+def test_right_parts_are_let_pass():
+    check_kernels("caption", ALL, ALL)
+    check_kernels("retrieval", ["vision", "qformer"], ["vision"])
 
 
 def test_a_retriever_that_drops_out_is_not_compiled(retriever_folder, dynamo_alone):

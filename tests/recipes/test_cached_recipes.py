@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
@@ -37,6 +38,8 @@ RUNS: dict[str, tuple[str, dict[str, str], str, dict[str, Any]]] = {
     "vqa": ("vqa", QFORMER, "vision", {}),
     "vqa-queries": ("vqa", LANGUAGE, "queries", {"question_in_qformer": False}),
 }
+TYPO = (["--model.attention", "{visoin: sdpa}"], r"model\.attention names 'visoin'")
+UNEVEN = (["--train.batch_size", "3"], r"train\.batch_size 3 can't be shared by 2 processes")
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +231,43 @@ def test_an_evaluation_alone_computes_nothing_before(start, computed, tmp_path):
     start("retrieval", "run", "--evaluate_only", "true", **features)
     assert computed == []
     assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "message"),
+    [
+        *((task, *TYPO) for task in ("caption", "retrieval", "vqa")),
+        *((task, *UNEVEN) for task in ("caption", "retrieval", "vqa")),
+        ("retrieval", ["--model.compile", "[qformer]"], r"model\.compile names qformer"),
+    ],
+    ids=[
+        *("caption-attention", "retrieval-attention", "vqa-attention"),
+        *("caption-batch", "retrieval-batch", "vqa-batch", "retrieval-compile"),
+    ],
+)
+def test_what_cant_work_is_told_before_anything_is_loaded(
+    task, words, message, start, tmp_path, monkeypatch
+):
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    for module in ("load.load_captioner", "load.load_retriever", "vqa.load_vqa"):
+        monkeypatch.setattr(f"blip2ft.models.{module}", never)
+    with pytest.raises(ValueError, match=message):
+        start(task, "run", *words, **kept(tmp_path / "features"))
+
+
+def test_a_question_that_is_too_long_is_told_before_features_are_computed(
+    start, computed, tmp_path, photo_folder
+):
+    questions = tmp_path / "long.jsonl"
+    row = {"image": "photo0.jpg", "question": "photo " * 600, "answers": ["red"]}
+    questions.write_text(json.dumps(row) + "\n")
+    words = ["--data.validation.source", questions]
+    with pytest.raises(ValueError, match=r"long\.jsonl:1: question .* and the Q-Former's text"):
+        start("vqa", "run", *words, **kept(tmp_path / "features"))
+    assert computed == []
 
 
 @pytest.mark.parametrize("task", ["caption", "retrieval", "vqa"])
