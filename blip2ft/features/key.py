@@ -91,8 +91,9 @@ def transform_words(transform: TrainTransform | EvalTransform) -> str:
 def image_digest(image: Any) -> bytes:
     """The identity of a record's image, 32 bytes.
 
-    A file's is path, size and time of change, and so is that of a tar's part, with its place; of
-    bytes and table rows it is that of the content.
+    A file's is path, size and mtime, by which rsync too tells what has changed, and so is that of a
+    tar's part, with its place; of bytes and table rows it is that of the content. Not ctime or
+    inode: a data set that each job unpacks on its node would never be found again.
 
     Raises ValueError for a file that isn't there.
     """

@@ -1,6 +1,7 @@
 """What decides whether kept features are those of a model and an image."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,18 @@ def test_a_file_is_another_after_any_change(tmp_path):
     os.utime(other, ns=(0, 12345))
     assert len({first, touched, image_digest(path), image_digest(other)}) == 4
     assert all(len(digest) == 32 for digest in (first, touched))
+
+
+def test_a_copy_in_the_same_place_is_the_same(tmp_path):
+    """As where each job unpacks the data on its node: inode and ctime are others."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    first = image_digest(path)
+    shutil.copy2(path, tmp_path / "copy")
+    path.unlink()
+    (tmp_path / "copy").rename(path)
+    path.chmod(0o600)
+    assert image_digest(path) == first
 
 
 def test_bytes_and_rows_are_what_they_hold(tmp_path):
