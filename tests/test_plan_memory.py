@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from models.test_full_size import QFORMER, VISION, flan_t5_xl, opt_2_7b
+from safetensors.torch import load_file
 from torch import nn
 from transformers import Blip2Config
 
+from blip2ft.models.adapters import attach_lora, save_trained
 from blip2ft.models.load import load_captioner
+from blip2ft.models.parts import set_trainable
 from blip2ft.models.source import read_config
 from blip2ft.plan.batch import TextLength, longest_batch, text_length
 from blip2ft.plan.cuda_like import CudaLike
@@ -139,12 +142,28 @@ def test_only_averages_on_the_gpu_count(opt_folder):
     assert small.optimizer <= plain.optimizer == 8 * plain.trained
 
 
-@pytest.mark.parametrize("task", ["opt", "t5", "retrieval"])
-def test_a_rehearsal_keeps_the_bytes_that_a_real_step_keeps(task, request):
+EAGER = {"attention": {"vision": "eager", "qformer": "eager"}}
+FROM_FEATURES = {"level": "vision", "parts": FULL | {"vision": "frozen"}}
+FROM_QUERIES = {"level": "queries", "parts": dict.fromkeys(FULL, "frozen") | {"language": "lora"}}
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        pytest.param("opt", {}, id="opt"),
+        pytest.param("t5", {}, id="t5"),
+        pytest.param("retrieval", {}, id="retrieval"),
+        pytest.param("opt", EAGER, id="eager"),
+        pytest.param("opt", FROM_FEATURES, id="features"),
+        pytest.param("retrieval", FROM_FEATURES, id="retrieval-features"),
+        pytest.param("opt", FROM_QUERIES, id="queries"),
+    ],
+)
+def test_a_rehearsal_keeps_the_bytes_that_a_real_step_keeps(task, changes, request):
     folder = request.getfixturevalue(
         "retriever_folder" if task == "retrieval" else f"{task}_folder"
     )
-    setup = setup_of(folder, "retrieval" if task == "retrieval" else "caption")
+    setup = setup_of(folder, "retrieval" if task == "retrieval" else "caption", **changes)
     for part in (setup.config.vision_config, setup.config.qformer_config, setup.config.text_config):
         for name in ("dropout", "dropout_rate", "attention_dropout", "hidden_dropout_prob"):
             if hasattr(part, name):
@@ -185,6 +204,50 @@ def test_two_small_micro_batches_tell_the_peak_of_a_large_one(
     told = rehearse_sizes(setup, text).memory(7, accumulates=accumulates, processes=1)
     seen = memory_at(setup, text, 7, accumulates=accumulates, processes=1, waiting=0)
     assert told.total == pytest.approx(seen.total, rel=1e-3)
+
+
+def test_eager_attention_keeps_the_scores(opt_folder):
+    setup = setup_of(opt_folder, image_size=112)
+    vision = setup.config.vision_config
+    tokens = (112 // vision.patch_size) ** 2 + 1
+    scores = 4 * 2 * vision.num_attention_heads * tokens**2 * vision.num_hidden_layers
+    more = passing(replace(setup, attention={"vision": "eager"})) - passing(setup)
+    assert 0.95 * scores < more < 1.5 * scores  # less what sdpa keeps: one number a row
+
+
+def test_what_features_are_taken_for_is_neither_held_nor_computed(opt_folder):
+    setup = setup_of(opt_folder, parts=FROM_QUERIES["parts"])
+    plain, from_features, from_queries = (
+        memory_at(replace(setup, level=level), TEXT, 2, accumulates=True, processes=1, waiting=0)
+        for level in (None, "vision", "queries")
+    )
+    blocks = sum(
+        p.nbytes for n, p in build(setup).named_parameters() if n.startswith("vision_model.encoder")
+    )
+    for memory in (from_features, from_queries):
+        assert plain.parts["vision"].size - memory.parts["vision"].size == blocks
+        assert memory.activations.get("vision", 0) <= plain.activations.get("vision", 0)
+    assert from_queries.activations.get("qformer", 0) == 0
+    assert from_features.loss != from_queries.loss  # the batch has what each takes
+
+
+@pytest.mark.parametrize(("init", "times"), [("default", 1), ("pissa", 2)])
+def test_a_start_from_the_weights_is_held_and_saved(wide_folder, tmp_path, init, times):
+    parts, lora = {"language": "lora"}, LORA | {"r": 8, "init": init}
+    planned = memory_at(
+        setup_of(wide_folder, parts=dict.fromkeys(FULL, "frozen") | parts, lora=lora),
+        *(TEXT, 1),
+        **{"accumulates": False, "processes": 1, "waiting": 0},
+    )
+    model, _ = load_captioner(wide_folder)
+    config = attach_lora(model, parts, **lora)
+    set_trainable(model, parts)
+    save_trained(model, tmp_path, config, {"base": "any"})
+    saved = sum(t.numel() for t in load_file(tmp_path / "adapter_model.safetensors").values())
+    assert saved == planned.saved == times * planned.trained
+    assert planned.parts["language"].size == sum(
+        p.nbytes for n, p in model.named_parameters() if n.startswith("language_model")
+    )
 
 
 def test_each_switch_takes_less(opt_folder):

@@ -58,9 +58,12 @@ def text_length(setup: Setup, prompt: str, max_target: int, tokens: int | None) 
 def longest_batch(setup: Setup, text: TextLength, size: int) -> dict[str, Any]:
     """A micro-batch of `size` samples of that length; the last is padded, as most are.
 
-    Pixels have no values, ids and masks have.
+    Pixels, or the features in their place, have no values, ids and masks have.
     """
     pixels = torch.empty(size, 3, setup.pixels, setup.pixels, device="meta")
+    if setup.level is not None:
+        shape = (size, *setup.features_shape)
+        pixels = torch.empty(shape, dtype=setup.features_dtype, device="meta")
     batch: dict[str, Any] = {"pixel_values": pixels}
     if setup.task == "retrieval":
         batch["input_ids"], batch["attention_mask"] = _texts(size, text.target)

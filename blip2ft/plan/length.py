@@ -13,6 +13,7 @@ from blip2ft.data.questions import read_questions
 from blip2ft.data.records import read_records
 from blip2ft.data.remote import is_remote
 from blip2ft.data.stream import open_stream
+from blip2ft.features.key import image_digest
 from blip2ft.tasks.caption import caption_pairs
 from blip2ft.tasks.retrieval import image_text_pairs
 from blip2ft.tasks.vqa import answer_samples
@@ -52,6 +53,25 @@ def count_samples(task: str, settings: Mapping[str, Any]) -> tuple[int | None, s
         return None, str(error)
 
 
+def count_images(task: str, settings: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Images whose features a run keeps, or None, and why there is no number.
+
+    Training and evaluation count for themselves: large JPEGs are decoded otherwise for the two.
+    """
+    data, read = settings["data"], read_questions if task == "vqa" else read_records
+    train = data["train"] if task == "vqa" else [data["train"]]
+    evaluated = [source for source in (data["validation"], data["test"]) if source is not None]
+    if missing := [s["source"] for s in (*train, *evaluated) if not _is_here(s["source"])]:
+        return None, f"{missing[0]} isn't here"
+    try:
+        return sum(
+            len({image_digest(one.image) for source in sources for one in read(**source)})
+            for sources in (train, evaluated)
+        ), "counted"
+    except (OSError, ValueError) as error:
+        return None, str(error)
+
+
 def _is_here(source: str) -> bool:
     if is_remote(source):
         return False
@@ -85,12 +105,15 @@ def speed_of(run: Path) -> float:
     return statistics.median(speeds)
 
 
-def disk(settings: Mapping[str, Any], trained: int, averages: int) -> dict[str, int]:
-    """Bytes that the run writes: checkpoints at most, what was trained, shards that are kept.
+def disk(
+    settings: Mapping[str, Any], saved: int, averages: int, images: int | None, an_image: int
+) -> dict[str, Any]:
+    """Bytes that the run writes: checkpoints at most, what was trained, shards and features kept.
 
-    trained: parameters; averages: bytes of AdamW's.
+    saved: parameters; averages: bytes of AdamW's; images: whose features are kept, None where they
+    aren't known; an_image: bytes of one's, 0 without a cache of features.
     """
-    state = 4 * trained + averages
+    state = 4 * saved + averages
     kept = settings["train"]["keep_checkpoints"] + 1  # beside the newest the best
     stream = settings["data"].get("stream")
     away = stream is not None and any(is_remote(s["source"]) for s in stream["sources"])
@@ -98,6 +121,7 @@ def disk(settings: Mapping[str, Any], trained: int, averages: int) -> dict[str, 
         "checkpoint": state,
         # a new one is whole before an old one is removed
         "checkpoints": (kept + 1) * state,
-        "adapter": 4 * trained,
+        "adapter": 4 * saved,
         "cache": int(stream["cache_gb"] * 10**9) if away else 0,
+        "features": images * an_image if images is not None else None if an_image else 0,
     }

@@ -48,6 +48,11 @@ class Memory:
         return sum(part.trained for part in self.parts.values())
 
     @property
+    def saved(self) -> int:
+        """Weights that a checkpoint and an adapter hold."""
+        return self.trained + sum(part.starts for part in self.parts.values())
+
+    @property
     def optimizer(self) -> int:
         return sum(part.averages for part in self.parts.values())
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,12 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from blip2ft.features.level import QUERIES
+from blip2ft.features.serve import serve_features
 from blip2ft.models.adapters import attach_lora
 from blip2ft.models.clip_vision import class_for
+from blip2ft.models.kernels import choose_attention
+from blip2ft.models.lora_init import frozen_starts
 from blip2ft.models.parts import (
     PARTS,
     check_parts,
@@ -36,8 +41,6 @@ from blip2ft.training.adamw import average_bytes
 from blip2ft.training.processes import frozen_dtype
 
 BERT = (30_523, 512)  # words, with [DEC], and positions
-# What of a LoRA's settings its size depends on.
-LORA = ("r", "alpha", "dropout", "dora", "rslora")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -45,8 +48,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Setup:
     """What of a run's settings shapes its model.
 
-    config: the checkpoint's, of the model that is trained. precision: fp32, bf16 or fp16. Other
-    fields: as the recipes' settings.
+    config: the checkpoint's, of the model that is trained. precision: fp32, bf16 or fp16. level: of
+    the features that it goes on from (see features/level.py), None for images; features_dtype: in
+    which they come. Other fields: as the recipes' settings.
     """
 
     task: str
@@ -59,6 +63,9 @@ class Setup:
     quantize: Mapping[str, str]
     objectives: Mapping[str, float] = field(default_factory=dict)
     optimizer: str = "adamw"
+    attention: Mapping[str, str] = field(default_factory=dict)
+    level: str | None = None
+    features_dtype: torch.dtype = torch.float32
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,6 +74,14 @@ class Setup:
     @property
     def pixels(self) -> int:
         return self.image_size or self.config.vision_config.image_size
+
+    @property
+    def features_shape(self) -> tuple[int, int]:
+        """(S, D) of one image at `level`."""
+        if self.level == QUERIES:
+            return self.config.num_query_tokens, self.config.text_config.hidden_size
+        vision = self.config.vision_config
+        return (self.pixels // vision.patch_size) ** 2 + 1, vision.hidden_size
 
 
 def read_model_config(task: str, settings: Mapping[str, Any], notes: list[str]) -> PreTrainedConfig:
@@ -113,19 +128,23 @@ def build(setup: Setup) -> Any:
     kind: Any = Retriever if setup.task == "retrieval" else Blip2ForConditionalGeneration
     if setup.config.model_type == "instructblip":
         kind = InstructBlipForConditionalGeneration
-    own_size = setup.config.vision_config.image_size
+    config = deepcopy(setup.config)  # which is the checkpoint's: size and attention are set in it
     with torch.device("meta"):
-        model = class_for(kind, setup.config)(setup.config)
+        model = class_for(kind, config)(config)
         if setup.task == "retrieval":
             model.objectives = dict(setup.objectives)
         if setup.image_size is not None:
             resize_image_input(model, setup.image_size)
-            setup.config.vision_config.image_size = own_size  # it is the checkpoint's, and ours
+        if setup.level is not None:
+            serve_features(model, setup.level)
+            if "vision" not in setup.quantize:  # see set_tower_aside
+                model.vision_model.encoder.layers = nn.ModuleList()
         head = getattr(model, "get_output_embeddings", lambda: None)()
         for part, bits in setup.quantize.items():
             for module in modules_of(model, part):
                 pack(module, bits, head, model._keep_in_fp32_modules)
-        attach_lora(model, setup.parts, **{key: setup.lora[key] for key in LORA})
+        attach_lora(model, setup.parts, **setup.lora)
+        choose_attention(model, setup.attention)
     set_trainable(model, setup.parts, frozen)
     for _, parameter in getattr(model, "unused_parameters", lambda: ())():
         parameter.requires_grad_(False)
@@ -142,12 +161,15 @@ def build(setup: Setup) -> Any:
 class PartWeights:
     """Parameters of a part and their bytes.
 
-    trained, frozen: parameters. size: bytes of all. dtypes: of which they are. averages: bytes of
-    AdamW's two on the GPU, and `paged` of those in pages, which wait on the host if need be.
+    trained, frozen: parameters. starts: of the frozen ones those that are saved with what trains,
+    where a LoRA starts from the weights. size: bytes of all. dtypes: of which they are. averages:
+    bytes of AdamW's two on the GPU, and `paged` of those in pages, which wait on the host if need
+    be.
     """
 
     trained: int
     frozen: int
+    starts: int
     size: int
     dtypes: tuple[str, ...]
     averages: int
@@ -169,6 +191,9 @@ def weigh(model: nn.Module, optimizer: str = "adamw") -> dict[str, PartWeights]:
         dtypes[part].add(str(parameter.dtype)[6:] if module is None else module.kind)
     for name, buffer in model.named_buffers():
         size[part_of(name)] += buffer.nbytes
+    starts = Counter[str]()
+    for name, start in frozen_starts(model).items():
+        starts[part_of(name)] += start.numel()
     averages, paged = Counter[str](), Counter[str]()
     for name, held, in_pages in average_bytes(optimizer, model):
         averages[part_of(name)] += held
@@ -177,6 +202,7 @@ def weigh(model: nn.Module, optimizer: str = "adamw") -> dict[str, PartWeights]:
         part: PartWeights(
             trained[part],
             frozen[part],
+            starts[part],
             size[part],
             tuple(sorted(dtypes[part])),
             averages[part],

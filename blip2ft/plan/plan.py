@@ -1,33 +1,20 @@
 """The plan of a run: from its settings to memory, largest micro-batch, steps, time and disk."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import yaml
+import torch
 
-from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
 from blip2ft.data.order import Order
-from blip2ft.models.source import is_retriever, read_config
-from blip2ft.parse import parse_config
-from blip2ft.plan.batch import text_length
+from blip2ft.features.level import cache_level
+from blip2ft.features.store import DIGEST, row_bytes
+from blip2ft.plan.batch import longest_batch, text_length
 from blip2ft.plan.gpu import Gpu
-from blip2ft.plan.length import count_samples, count_steps, disk
+from blip2ft.plan.length import count_images, count_samples, count_steps, disk
 from blip2ft.plan.memory import Memory, Rehearsed, rehearse_sizes
 from blip2ft.plan.model import Setup, read_model_config
 from blip2ft.plan.switches import Switch, try_switches, worth_it
-from blip2ft.training.settings import check_settings
-
-CONFIGS: dict[str, Any] = {
-    "caption": CaptionConfig,
-    "retrieval": RetrievalConfig,
-    "vqa": VqaConfig,
-}
-# Settings that only one task has.
-OWN = {"objectives": "retrieval", "itg_head": "retrieval", "search": "retrieval"}
-OWN |= {"question_in_qformer": "vqa", "stage1": "vqa", "candidates": "vqa"}
-OWN |= {"prefix_lm": "caption"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +23,8 @@ class Plan:
 
     memory: at `micro_batch_size`, of each of `processes`. largest: the largest micro-batch that
     fits `gpu`; 0 where none does, None without a GPU. steps, passes, hours, samples: None where
-    they are unknown; samples_from says where they are from. disk: bytes. notes: what was assumed.
+    they are unknown; samples_from says where they are from. disk: bytes, None where unknown.
+    notes: what was assumed.
     """
 
     setup: Setup
@@ -54,55 +42,9 @@ class Plan:
     steps: int | None
     passes: float | None
     hours: float | None
-    disk: Mapping[str, int]
+    disk: Mapping[str, Any]
     switches: Sequence[Switch]
     notes: Sequence[str]
-
-
-def read_settings(config: str, overrides: Sequence[str], task: str | None) -> tuple[str, Any]:
-    """The task and all settings of a recipe's YAML with its overrides; ValueError as the recipe's.
-
-    Without `task` it is told from the settings that only one task has, from the prompt or from the
-    model.
-    """
-    if not Path(config).is_file():
-        raise ValueError(f"--config {config}: there is no such file; give a recipe's YAML")
-    argv = ["--config", config, *overrides]
-    task = task or _task_of(config, argv)
-    settings, _ = parse_config(CONFIGS[task], argv, f"recipes/{task}.py")
-    found = asdict(settings)
-    check_settings(found)
-    return task, found
-
-
-def _task_of(config: str, argv: Sequence[str]) -> str:
-    keys = _top_level(config) | {word[2:].split(".")[0] for word in argv if word.startswith("--")}
-    told = {OWN[key] for key in keys if key in OWN}
-    if len(told) == 1:
-        return told.pop()
-    fits = {}
-    for task, kind in CONFIGS.items():
-        try:
-            fits[task], _ = parse_config(kind, argv, "")
-        except ValueError:
-            continue
-    if len(fits) == 1:
-        return next(iter(fits))
-    if not fits:  # the recipe's own words say what is wrong
-        named = [task for task in CONFIGS if task in Path(config).parts]
-        return named[0] if named else "caption"
-    if "{}" in getattr(fits.get("vqa"), "prompt", "") and "prompt" in keys:
-        return "vqa"
-    model = next(iter(fits.values())).model
-    return "retrieval" if is_retriever(read_config(model.name, model.revision)) else "caption"
-
-
-def _top_level(config: str) -> set[str]:
-    try:
-        read = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        return set()  # told by the parser, in clear words
-    return set(read) if isinstance(read, dict) else set()
 
 
 def make_plan(
@@ -143,7 +85,8 @@ def make_plan(
         notes.append(f"the last micro-batch of a step has {share % micro} samples")
     waiting = 0
     if settings.get("objectives", {}).get("cache_itc") and accumulation > 1:
-        waiting = share * 3 * setup.pixels**2 * 4  # all micro-batches of the step, as pixels
+        # all micro-batches of the step, as pixels or features
+        waiting = longest_batch(setup, text, share)["pixel_values"].nbytes
 
     rehearsed = rehearse_sizes(setup, text)
     how: dict[str, Any] = {"processes": processes, "waiting": waiting}
@@ -162,6 +105,14 @@ def make_plan(
     steps, passes = count_steps(train, samples, stream=stream)
     hours = None if speed is None or steps is None else steps * batch / speed / 3600
     largest = None if gpu is None else _largest(rehearsed, gpu, share, how)
+    images, an_image = None, 0
+    if setup.level is not None:
+        an_image = row_bytes(setup.features_shape, settings["cache"]["dtype"]) + DIGEST
+        images, why = count_images(task, settings)
+        if images is None:
+            notes.append(
+                f"disk of cache.folder: {an_image:,} bytes an image, of how many is unknown ({why})"
+            )
     return Plan(
         setup=setup,
         model=settings["model"]["name"],
@@ -178,7 +129,7 @@ def make_plan(
         steps=steps,
         passes=passes,
         hours=hours,
-        disk=disk(settings, memory.trained, memory.optimizer + memory.paged),
+        disk=disk(settings, memory.saved, memory.optimizer + memory.paged, images, an_image),
         switches=worth_it(switches, memory),
         notes=notes,
     )
@@ -186,7 +137,15 @@ def make_plan(
 
 def setup_of(task: str, settings: Mapping[str, Any], gpu: Gpu | None, notes: list[str]) -> Setup:
     """What of the settings shapes the model; what had to be assumed is added to `notes`."""
+    level = cache_level(settings)
     model, objectives = settings["model"], settings.get("objectives", {})
+    attention = dict(model["attention"])
+    for part, kind in model["attention"].items():
+        if kind not in ("eager", "sdpa"):
+            notes.append(
+                f"model.attention: {part} is planned by sdpa, which keeps what {kind} does"
+            )
+            del attention[part]
     precision = model["precision"]
     if precision == "auto":
         precision = "fp32" if gpu is not None and not gpu.bf16 else "bf16"
@@ -203,6 +162,9 @@ def setup_of(task: str, settings: Mapping[str, Any], gpu: Gpu | None, notes: lis
         quantize=settings["quantize"],
         optimizer=settings["optimizer"]["kind"],
         objectives={name: objectives[name] for name in ("itc", "itm", "itg") if objectives},
+        attention=attention,
+        level=level,
+        features_dtype=torch.bfloat16 if settings["cache"]["dtype"] == "bf16" else torch.float32,
     )
 
 

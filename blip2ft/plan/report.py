@@ -146,6 +146,8 @@ def _disk(plan: Plan) -> list[str]:
     )
     if disk["cache"]:
         text += f"; shards in the cache up to {_gb(disk['cache'])} GB"
+    if disk["features"]:
+        text += f"; kept features {_gb(disk['features'])} GB"
     return [f"disk         {text}"]
 
 
