@@ -48,7 +48,7 @@ def _help(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from blip2ft.hub import check_model_name
-    from blip2ft.plan.plan import read_settings
+    from blip2ft.settings import read_settings
 
     task, settings = read_settings(arguments.config, arguments.overrides, arguments.task)
     check_model_name(settings["model"]["name"])
@@ -76,7 +76,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     caches, keep = list_caches(arguments.folder), None
     if arguments.unused_by:
         from blip2ft.features.of_run import names_for
-        from blip2ft.plan.plan import read_settings
+        from blip2ft.settings import read_settings
 
         keep = set()
         for config in arguments.unused_by:

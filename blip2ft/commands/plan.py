@@ -40,8 +40,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     gpu = None if arguments.gpu is None else read_gpu(arguments.gpu)
     from blip2ft.plan.length import speed_of
-    from blip2ft.plan.plan import make_plan, read_settings
+    from blip2ft.plan.plan import make_plan
     from blip2ft.plan.report import as_json, as_text
+    from blip2ft.settings import read_settings
 
     speed = arguments.images_per_second
     if arguments.like is not None:

@@ -19,7 +19,8 @@ from blip2ft.plan.batch import longest_batch, text_length
 from blip2ft.plan.gpu import CONTEXT
 from blip2ft.plan.memory import LOSSES, memory_at
 from blip2ft.plan.model import build
-from blip2ft.plan.plan import read_settings, setup_of
+from blip2ft.plan.plan import setup_of
+from blip2ft.settings import read_settings
 from blip2ft.training.optimizer import make_optimizer
 
 STEPS = 2  # the optimizer's averages are there from the second on

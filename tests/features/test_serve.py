@@ -145,8 +145,7 @@ def test_answers_are_the_same(model_folder, level):
     serve_features(model, level)
     assert generate(model, layout, samples(pixels()), **OPTIONS) == expected
     assert generate(model, layout, samples(kept), **OPTIONS) == expected
-    with pytest.raises(AssertionError):
-        assert generate(model, layout, samples(kept.flip(0)), **OPTIONS) == expected
+    assert generate(model, layout, samples(kept.flip(0)), **OPTIONS) != expected
 
 
 @pytest.mark.parametrize("level", [VISION, QUERIES])

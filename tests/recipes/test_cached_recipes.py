@@ -15,14 +15,17 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from transformers.models.blip_2.modeling_blip_2 import Blip2Encoder
 from transformers.utils import logging as transformers_logging
 
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
 from blip2ft.errors import Interrupted
 from blip2ft.features import build
+from blip2ft.features.of_run import build_for
 from blip2ft.features.serve import compute_features
 from blip2ft.parse import parse_config
+from blip2ft.settings import read_settings
 from blip2ft.training.run import read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +84,14 @@ def start(opt_folder, retriever_folder, photo_folder, tmp_path) -> Callable[...,
     ]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def start(name: str, output: str, *words: object, launch: bool = False, **changes: Any) -> Path:
+    def start(
+        name: str,
+        output: str,
+        *words: object,
+        launch: bool = False,
+        only_build: bool = False,
+        **changes: Any,
+    ) -> Path:
         task, parts, _, more = RUNS[name]
         source: dict[str, Any] = {"source": str(photo_folder / "captions.csv")}
         if task == "vqa":
@@ -120,6 +130,9 @@ def start(opt_folder, retriever_folder, photo_folder, tmp_path) -> Callable[...,
             _launch(recipe, argv)
             return tmp_path / output
         AcceleratorState._reset_state(True)
+        if only_build:
+            build_for(*read_settings(str(path), argv[2:], None), print)
+            return tmp_path / output
         spec = importlib.util.spec_from_file_location(f"{task}_recipe", recipe)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -180,14 +193,25 @@ def test_the_loss_curve_is_that_without_a_cache(name, start, computed, tmp_path,
     assert f"images: all there (level {level}, fp32" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_takes_what_was_built_before(name, start, computed, tmp_path, capsys):
+    start(name, "run", only_build=True, **kept(tmp_path / "features"))
+    assert len(computed) == 16
+    capsys.readouterr()
+    start(name, "run", "--train.max_steps", 1, **kept(tmp_path / "features"))
+    assert len(computed) == 16
+    assert "features of 16 images: all there" in capsys.readouterr().out
+
+
 def test_no_image_is_opened_nor_encoded_in_a_step(start, tmp_path, photo_folder, monkeypatch):
     features = kept(tmp_path / "features")
     start("caption", "first", **features)
 
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("an image was opened")
+        raise AssertionError("an image was opened or encoded")
 
     monkeypatch.setattr("blip2ft.data.loading.open_image", never)
+    monkeypatch.setattr(Blip2Encoder, "forward", never)
     assert len(curve(start("caption", "second", **features))) == 4
 
 
