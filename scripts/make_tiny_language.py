@@ -4,8 +4,8 @@
 
 A language model that was trained on plain text alone can't be steered by soft prompts at this size,
 and a BLIP-2 with such a one learns nothing. This one learns both at once: its prompt positions hold
-an outline of a scene (three things with a place each, in any order; twelve tokens) as blurred token
-embeddings, and it writes one of the scene's captions. OPT reads the outline in front of
+an outline of a scene (relation or background, the things, the place; twelve tokens) as blurred
+token embeddings, and it writes one of the scene's captions. OPT reads the outline in front of
 `</s> a photo of`, a T5 in its encoder.
 """
 
@@ -135,7 +135,7 @@ def make(kind: str, out: Path, seed: int, steps: int) -> dict[str, Any]:
 
     def losses() -> dict[str, Tensor]:
         fields = [random_text(rng) for _ in range(BATCH)]
-        outlines = torch.tensor([outline_ids(tokenizer, f, rng) for f in fields])
+        outlines = torch.tensor([outline_ids(tokenizer, f) for f in fields])
         captions = [str(rng.choice(f["captions"])) for f in fields]
         return {"language": loss(model, tokenizer, outlines, captions)}
 

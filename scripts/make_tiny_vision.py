@@ -20,7 +20,7 @@ from scene_layout import SIDE
 from scene_pictures import COLOURS, compose
 from scene_things import draw_things, numbers
 from tiny_training import fit, make_part, part_parser
-from tiny_words import WHERE, outline_of
+from tiny_words import WHERE, where_alone
 from torch import Tensor
 from torch.nn import functional
 from transformers import Blip2VisionConfig, Blip2VisionModel, BlipImageProcessorPil
@@ -93,16 +93,16 @@ def patch_labels(fields: dict[str, Any]) -> np.ndarray:
 
 
 def place_labels(fields: dict[str, Any]) -> np.ndarray:
-    """Where the thing at the centre of each patch is, in words of an outline; none of the ground.
+    """Where the thing at the centre of each patch is, one of SPOTS; of the ground nothing.
 
     Left, right, top, bottom or middle among several; alone, where the caption says, if it does.
     """
-    groups = outline_of(fields)
     if len(fields["things"]) == 1:
-        said = "".join(groups[2]).split()
-        places = [SPOTS.index(" ".join(said)) if said else IGNORED]
+        spots = [" ".join(word for word in where_alone(fields).split() if word in WHERE)]
     else:
-        places = [SPOTS.index(group[3].strip()) for group in groups[: len(fields["things"])]]
+        first, last = ("left", "right") if fields["relation"] == "left of" else ("top", "bottom")
+        spots = [first, *["middle"] * (len(fields["things"]) - 2), last]
+    places = [SPOTS.index(spot) if spot else IGNORED for spot in spots]
     return _fill_boxes(fields, places, IGNORED)
 
 

@@ -25,44 +25,30 @@ OUTLINE = 12  # tokens of an outline, and queries of the model
 WHERE = ("top", "bottom", "left", "right", "middle")
 
 
-def outline(
-    things: list[str], relation: str | None, background: str, where: str
-) -> list[list[str]]:
-    """What a scene shows, as three groups of four words; "\\n" where there is nothing to say.
+def outline(things: list[str], relation: str | None, background: str, where: str) -> list[str]:
+    """What a scene shows, as OUTLINE words in fixed places; "\\n" where there is nothing to say.
 
-    dog face \\n left      red apple \\n right    \\n \\n \\n \\n
-    key \\n \\n \\n          blue \\n \\n \\n          top left \\n \\n
+    0          1 2 3        4 5 6      7 8 9     10 11
+    left       dog face \\n  red apple \\n  \\n \\n \\n   \\n \\n
+    blue       key \\n \\n    \\n \\n \\n   \\n \\n \\n   top left
     """
-    if len(things) == 1:
-        place = [word for word in where.split() if word in WHERE]
-        groups = [things[0].split(), [background], place]
-    else:
-        line = ("left", "right") if relation == "left of" else ("top", "bottom")
-        places = line if len(things) == 2 else (line[0], "middle", line[1])
-        named = [(name.split() + [""] * 3)[:3] for name in things]
-        groups = [[*name, place] for name, place in zip(named, places, strict=True)]
-    filled = [(group + [""] * 4)[:4] for group in [*groups, *[[""]] * (3 - len(groups))]]
-    return [[f" {word}" if word else "\n" for word in group] for group in filled]
+    words = [relation.split()[0] if relation else background]
+    for name in [*things, *[""] * (3 - len(things))]:
+        words += (name.split() + [""] * 3)[:3]
+    words += ([word for word in where.split() if word in WHERE] + [""] * 2)[:2]
+    return [f" {word}" if word else "\n" for word in words]
 
 
-def outline_of(fields: dict[str, Any]) -> list[list[str]]:
-    """The outline of a scene."""
-    # the place is that of the first thing, with which the last caption of a single thing ends
-    where = next((p for row in PLACES for p in row if fields["captions"][-1].endswith(p)), "")
-    return outline(fields["things"], fields["relation"], fields["background"], where)
+def where_alone(fields: dict[str, Any]) -> str:
+    """The place of a scene's single thing, with which its last caption ends; "" where none is."""
+    return next((p for row in PLACES for p in row if fields["captions"][-1].endswith(p)), "")
 
 
-def outline_ids(
-    tokenizer: PreTrainedTokenizerFast, fields: dict[str, Any], rng: np.random.Generator
-) -> list[int]:
-    """The outline of a scene as tokens, its groups in any order.
-
-    Queries are then free to tell of things in any order, each with its place, and needn't sort
-    them, which a Q-Former this small takes thousands of steps to find out.
-    """
-    groups = outline_of(fields)
+def outline_ids(tokenizer: PreTrainedTokenizerFast, fields: dict[str, Any]) -> list[int]:
+    """The outline of a scene as tokens."""
+    where = where_alone(fields)
+    words = outline(fields["things"], fields["relation"], fields["background"], where)
     vocabulary = tokenizer.get_vocab()
-    words = [word for number in rng.permutation(len(groups)) for word in groups[number]]
     return [vocabulary[word.replace(" ", "Ġ").replace("\n", "Ċ")] for word in words]
 
 
