@@ -162,6 +162,43 @@ def test_what_is_wrong_is_told(config, capsys, words, message):
     assert message in err
 
 
+CACHED = ("--parts.vision", "frozen", "--data.crop_scale", "null", "--data.flip", "false")
+
+
+def test_kept_features_are_on_the_disk_and_not_in_memory(config, capsys, no_switches):
+    line = ("--config", config, *TINY, "--json", *CACHED)
+    plain = json.loads(run(capsys, *line)[1])
+    kept = json.loads(run(capsys, *line, "--cache.folder", config.parent / "cache")[1])
+    assert plain["disk"]["features"] == 0
+    # 8 images for training and again for evaluation: 5 tokens of 32 in bf16, and an identity
+    assert kept["disk"]["features"] == 16 * (5 * 32 * 2 + 32)
+    assert kept["memory"]["weights"]["vision"] < plain["memory"]["weights"]["vision"]
+    assert not (config.parent / "cache").exists()
+    code, out, _ = run(capsys, *line[:-7], *CACHED, "--cache.folder", config.parent / "cache")
+    assert (code, "; kept features 0.00 GB" in out) == (0, True)
+
+
+def test_features_that_cannot_be_kept_are_refused_as_the_recipe_does(config, capsys):
+    code, _, err = run(capsys, "--config", config, "--cache.folder", "cache")
+    assert code == 2
+    assert "parts.vision is full" in err
+    assert "data.crop_scale crops each epoch differently" in err
+
+
+def test_features_of_images_that_are_not_here_are_told_a_piece(config, capsys, no_switches):
+    gone = ("--data.train", '{"source": "nowhere.csv"}', "--cache.folder", "cache")
+    code, out, _ = run(capsys, "--config", config, *TINY, *CACHED, *gone)
+    assert code == 0
+    assert "352 bytes an image, of how many is unknown (nowhere.csv isn't here)" in out
+
+
+def test_attention_of_a_gpu_s_own_is_planned_by_its_like(config, capsys, no_switches):
+    kind = ("--model.attention", "{vision: flash_attention_2}")
+    code, out, _ = run(capsys, "--config", config, *TINY, *kind)
+    assert code == 0
+    assert "vision is planned by sdpa, which keeps what flash_attention_2 does" in out
+
+
 def test_a_run_that_trains_nothing_has_no_plan(opt_folder):
     path = next(path for path in RECIPES if path not in TRAINING)
     task, settings = read_settings(str(path), ["--model.name", str(opt_folder)], None)
