@@ -7,6 +7,7 @@ A folder of trained weights holds
 """
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,8 @@ from blip2ft.models.lora_init import (
     whole_factors,
 )
 from blip2ft.models.parts import part_of
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION_FILE = "blip2ft.json"
 FULL_FILE = "trained.safetensors"
@@ -80,7 +83,8 @@ def attach_lora(
     config, None where no part is adapted.
 
     dora: magnitude and direction apart (arXiv 2402.09353); rslora: scaled by alpha / sqrt(r)
-      (arXiv 2312.03732); init: where the factors start, one of `INITS` (see lora_init.py).
+      (arXiv 2312.03732); init: where the factors start, one of `INITS` (see lora_init.py); weights
+      are decomposed on the model's device.
 
     Raises ValueError for a part without linear layers, a rank or a start that can't be.
     """
@@ -101,9 +105,17 @@ def attach_lora(
     )
     inject_adapter_in_model(config, model)
     if init in FROM_WEIGHT:
-        for module in list(model.modules()):
-            if isinstance(module, LoraLayer):
-                start_from_weight(module, init)
+        layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        device = next(model.parameters()).device
+        if device.type != "meta":  # a plan computes nothing
+            logger.info(
+                "lora.init %s: decomposing the weights of %d layers, on %s",
+                init,
+                len(layers),
+                device,
+            )
+        for layer in layers:
+            start_from_weight(layer, init)
     return config
 
 

@@ -133,6 +133,21 @@ def test_a_start_changes_no_answer_and_no_weight(answering, init):
             assert torch.equal(tensor, weights[name.replace(".base_layer.", ".")])
 
 
+@pytest.mark.parametrize("init", INITS)
+def test_a_lora_is_where_the_model_is(answering, init):
+    model = answering[0]("opt").to("meta")
+    adapted(model, init=init)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_what_takes_long_is_told(answering, caplog):
+    caplog.set_level("INFO", "blip2ft")
+    adapted(answering[0]("opt"), {"projection": "lora"})
+    assert not caplog.messages
+    adapted(answering[0]("opt"), {"projection": "lora"}, init="olora")
+    assert caplog.messages == ["lora.init olora: decomposing the weights of 1 layers, on cpu"]
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_dropout_falls_on_what_was_learned_alone(answering, dropout):
     load, answer = answering
