@@ -39,8 +39,8 @@ PHOTO = (640, 480)  # COCO's
 CAPTION = "a brown dog asleep on a red sofa beside two children who read a very large book"
 
 
-def captioner(shape: str) -> Blip2ForConditionalGeneration:
-    """A BLIP-2 of a shape with random weights."""
+def captioner(shape: str, pixels: int | None = None) -> Blip2ForConditionalGeneration:
+    """A BLIP-2 of a shape with random weights; of images of `pixels`, where not the shape's own."""
     family, size, vision, qformer, (vocabulary, width, layers) = SHAPES[shape]
     text: Any
     if family == "opt":
@@ -63,7 +63,7 @@ def captioner(shape: str) -> Blip2ForConditionalGeneration:
             decoder_start_token_id=0,
         )
     config = Blip2Config(
-        vision_config={**_lively(vision, 88), "image_size": size},
+        vision_config={**_lively(vision, 88), "image_size": pixels or size},
         qformer_config=_lively(qformer, 64),
         text_config=text,
         initializer_range=qformer["hidden_size"] ** -0.5,

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     family, vocabulary, width = SHAPES[options.shape]
-    model = captioner(family, vocabulary, width).to(options.device)
+    model = head_alone(family, vocabulary, width).to(options.device)
     batch = captions(family, vocabulary, options.images, options.caption)
     batch = {key: value.to(options.device) for key, value in batch.items()}
 
@@ -73,7 +73,7 @@ def main() -> None:
     print(json.dumps({**result, "time_ratio": round(fast / slow, 2)}))
 
 
-def captioner(family: str, vocabulary: int, width: int) -> Blip2ForConditionalGeneration:
+def head_alone(family: str, vocabulary: int, width: int) -> Blip2ForConditionalGeneration:
     """A BLIP-2 with the head of its language model in full and next to nothing before it."""
     if family == "opt":
         text = OPTConfig(

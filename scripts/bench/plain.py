@@ -1,6 +1,7 @@
-"""The Q-Former's passes as stock transformers offers them: one call a pass, nothing shared.
+"""What the benchmarks measure against, and the tests compare with: plain stock transformers.
 
-What the benchmarks measure against, and what the tests compare with.
+The Q-Former's passes, one call a pass with nothing shared, and models whose dropout is off, for
+results that can be compared.
 """
 
 import torch

@@ -21,16 +21,12 @@ from typing import Any
 
 import peft
 import torch
+from captioners import SHAPES, captioner
 from loss_memory import PROMPT, QUERIES, captions
 from machine import describe_machine, time_in_turn
+from plain import turn_off_dropout
 from torch import Tensor, nn
-from transformers import (
-    BitsAndBytesConfig,
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    OPTConfig,
-    T5Config,
-)
+from transformers import BitsAndBytesConfig, Blip2ForConditionalGeneration
 
 from blip2ft.models.adapters import attach_lora
 from blip2ft.models.parts import set_train_mode, set_trainable
@@ -40,17 +36,6 @@ from blip2ft.training.optimizer import make_optimizer
 
 PARTS = {"vision": "frozen", "qformer": "frozen", "projection": "frozen", "language": "lora"}
 LORA: dict[str, Any] = {"r": 16, "alpha": 32, "dropout": 0.0}
-VIT_G = (1408, 6144, 39, 16)
-QFORMER = (768, 3072, 12, 12)
-# image encoder and Q-Former: width, feed-forward, layers, heads; language model: family, width,
-# feed-forward, layers, heads, vocabulary
-SHAPES: dict[str, tuple[tuple, tuple, tuple]] = {
-    "tiny": ((64, 128, 2, 2), (64, 128, 2, 2), ("opt", 64, 256, 2, 2, 2_000)),
-    "small": ((352, 1536, 10, 4), (192, 768, 4, 4), ("opt", 640, 2560, 8, 8, 50_304)),
-    "opt-2.7b": (VIT_G, QFORMER, ("opt", 2560, 10_240, 32, 32, 50_304)),
-    "opt-6.7b": (VIT_G, QFORMER, ("opt", 4096, 16_384, 32, 32, 50_304)),
-    "flan-t5-xl": (VIT_G, QFORMER, ("t5", 2048, 5120, 24, 32, 32_128)),
-}
 PIXELS, WORDS = 224, 16
 
 
@@ -64,18 +49,16 @@ def main() -> None:
     options = parser.parse_args()
     device, kind = options.device, options.kind
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    family, *_, vocabulary = SHAPES[options.shape][-1]
+    family, *_, (vocabulary, _, _) = SHAPES[options.shape]
     batch = captions(family, vocabulary, options.images, WORDS)
     pixels = torch.Generator().manual_seed(2)
     batch["pixel_values"] = torch.randn(options.images, 3, PIXELS, PIXELS, generator=pixels)
     batch = {key: value.to(device) for key, value in batch.items()}
     with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        made = Blip2ForConditionalGeneration(config_of(options.shape)).to(dtype)
-        made.query_tokens.data.normal_(std=0.02)
+        made = captioner(options.shape, PIXELS).to(dtype)
         fp32 = 4 * made.num_parameters()
         made.save_pretrained(folder)
-        exact = logits_of(made.eval().to(device), batch, dtype)
+        exact = logits_of(made.to(device), batch, dtype)
         del made
         ours = load_ours(folder, kind, dtype, device)
         held = weight_bytes(ours)
@@ -86,6 +69,8 @@ def main() -> None:
     set_trainable(ours, PARTS, dtype)
     set_train_mode(ours)
     twins(ours, peer)
+    for model in (ours, peer):
+        turn_off_dropout(model)
 
     def our_loss() -> Tensor:
         return caption_loss(ours, batch) / count_labels(batch)
@@ -122,42 +107,6 @@ def main() -> None:
     result = {"ratio": round(slow / fast, 2), "max_difference": max(difference, relative)}
     result |= {"caption_ratio": round(slack / quick, 2), "weights_of_fp32": round(held / fp32, 3)}
     print(json.dumps({**result, "logits_difference": far}))
-
-
-def config_of(shape: str) -> Blip2Config:
-    vision, qformer, (family, width, hidden, layers, heads, vocabulary) = SHAPES[shape]
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    text: OPTConfig | T5Config
-    if family == "opt":
-        text = OPTConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            word_embed_proj_dim=width,
-            ffn_dim=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            dropout=0.0,
-        )
-    else:
-        text = T5Config(
-            vocab_size=vocabulary,
-            d_model=width,
-            d_ff=hidden,
-            num_layers=layers,
-            num_heads=heads,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-            decoder_start_token_id=0,
-            dropout_rate=0.0,
-        )
-    return Blip2Config(
-        vision_config=dict(zip(names, vision, strict=True)) | {"image_size": PIXELS},
-        qformer_config=dict(zip(names, qformer, strict=True)) | still,
-        text_config=text,
-        num_query_tokens=QUERIES,
-        image_token_index=vocabulary - 1,
-    )
 
 
 def load_ours(folder: str, kind: str, dtype: torch.dtype, device: str) -> Any:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from loss_memory import captioner as captioner_of
-from loss_memory import captions, peak_memory
+from loss_memory import captions, head_alone, peak_memory
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -250,7 +249,7 @@ def test_the_head_is_itself_again_even_after_an_error(captioner):
 
 @pytest.mark.parametrize("family", ["opt", "t5"])
 def test_logits_and_loss_take_two_fifths_of_the_memory_of_stock(family):
-    model, batch = captioner_of(family, 20_000, 64), captions(family, 20_000, 8, 16)
+    model, batch = head_alone(family, 20_000, 64), captions(family, 20_000, 8, 16)
     ours = peak_memory(lambda: caption_loss(model, batch).backward(), "cpu")
     stock = peak_memory(lambda: model(**batch).loss.backward(), "cpu")
     assert ours < 0.4 * stock
