@@ -77,8 +77,8 @@ def compose_scenes(count: int, seed: int) -> Scenes:
         patches.append(patch_labels(fields))
         places.append(place_labels(fields))
         single.append(len(fields["things"]) == 1)
-    labels = [torch.from_numpy(np.stack(each)) for each in (patches, places)]
-    return Scenes(torch.from_numpy(pixels), *labels, torch.tensor(single))
+    shown, where = (torch.from_numpy(np.stack(each)) for each in (patches, places))
+    return Scenes(torch.from_numpy(pixels), shown, where, torch.tensor(single))
 
 
 def patch_labels(fields: dict[str, Any]) -> np.ndarray:
