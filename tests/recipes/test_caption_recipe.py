@@ -364,6 +364,7 @@ def test_fp16_with_flan_t5_is_refused(t5_folder, photo_folder, tmp_path, monkeyp
     # fp16 needs a GPU before it can be refused
     class Fp16:
         mixed_precision, is_main_process, device = "fp16", True, torch.device("cpu")
+        num_processes = 1
 
     import blip2ft.training.processes
 
