@@ -81,6 +81,7 @@ def test_build_computes_once_and_says_what(config, computed, capsys, tmp_path):
     assert len(folders(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_build(config, computed, capsys, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc_per_node", "2", "-m", "blip2ft"]

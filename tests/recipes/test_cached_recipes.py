@@ -234,7 +234,7 @@ def test_a_resumed_run_goes_on_as_if_without_a_cache(start, tmp_path, monkeypatc
     same(run, plain, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["caption", "retrieval"])
+@pytest.mark.parametrize("name", ["caption", pytest.param("retrieval", marks=pytest.mark.slow)])
 def test_two_processes_train_as_without_a_cache(name, start, tmp_path):
     plain = start(name, "plain", launch=True)
     cached = start(name, "cached", launch=True, **kept(tmp_path / "features"))
