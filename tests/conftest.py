@@ -26,7 +26,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
 )
+from transformers.utils import logging as transformers_logging
 
+from blip2ft.cli import main
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import set_trainable
@@ -37,6 +39,29 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))
 
 WORDS = ["a", "an", "the", "photo", "of", "cat", "dog", "apple", "red", "blue", "left", "right"]
 WORDS += ["and", "on", "with", "bird", "car"]
+
+
+@pytest.fixture(autouse=True)
+def loud_libraries():
+    """Take back what commands and recipes silence, for the tests after these."""
+    verbosity = transformers_logging.get_verbosity()
+    yield
+    transformers_logging.set_verbosity(verbosity)
+    transformers_logging.enable_progress_bar()
+
+
+@pytest.fixture
+def blip2ft_main(capsys):
+    """Call the command and return status, standard output and standard error."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        return stopped.value.code, out, err
+
+    return call
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:

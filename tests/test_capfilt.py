@@ -19,7 +19,6 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.capfilt
 from blip2ft.capfilt import Rules, capfilt
@@ -35,15 +34,6 @@ from blip2ft.webimages.folder import Counts, read_counts
 SIZES = (5, 4, 3)  # samples of the shards
 WORDS = ("a red cat", "the dog on the left", "a bird", "a photo of an apple with a car")
 SHORT = Rules(candidates=3, max_new_tokens=4)
-
-
-@pytest.fixture(autouse=True)
-def loud_libraries():
-    """Take back what the command silences, for the tests after these."""
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 def picture(number: int, kind: str = "JPEG") -> bytes:

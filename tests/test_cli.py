@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.captioner
 import blip2ft.commands.inspect
 import blip2ft.models.load
 import blip2ft.models.vqa
-from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned
 from blip2ft.metrics import MetricUnavailable, meteor, spice
 from blip2ft.models.load import load_captioner
@@ -28,34 +26,11 @@ COMMANDS = ("caption", "ask", "index", "search", "score", "export", "convert", "
 FEW = ("--num-beams", "1", "--max-new-tokens", "3")
 
 
-@pytest.fixture(autouse=True)
-def loud_libraries():
-    """Take back what the commands silence, for the tests after these."""
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
-
-
 @pytest.fixture(scope="module")
 def export_folder(run_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("exports") / "merged"
     export_run(run_folder, out)
     return out
-
-
-@pytest.fixture
-def blip2ft_main(capsys):
-    """Call the command and return status, standard output and standard error."""
-
-    def call(*argv: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(word) for word in argv])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

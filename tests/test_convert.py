@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,8 @@ from transformers import (
     Blip2ForImageTextRetrieval,
     Blip2Processor,
 )
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.convert
-from blip2ft.cli import main
 from blip2ft.convert import to_checkpoint, to_folder
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.models.load import end_token_id, load_captioner
@@ -536,21 +535,10 @@ def test_a_language_model_that_the_original_has_not_is_refused(captioner, tmp_pa
 
 
 @pytest.fixture
-def convert(capsys):
+def convert(blip2ft_main):
     """Call the command and return status, standard output and standard error."""
-    verbosity = transformers_logging.get_verbosity()
     level = logging.getLogger("blip2ft").level
-
-    def call(*argv: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(["convert", *map(str, argv)])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    yield call
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
+    yield partial(blip2ft_main, "convert")
     logging.getLogger("blip2ft").setLevel(level)
 
 

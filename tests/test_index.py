@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.index
-from blip2ft.cli import main
 from blip2ft.data.images import open_image
 from blip2ft.index import index_photos, search_photos
 from blip2ft.photos import nearest, shards
@@ -66,23 +64,6 @@ def other_model(retriever_folder, tmp_path) -> Path:
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(blip2ft.index, "SHARD_PHOTOS", 5)
-
-
-@pytest.fixture
-def blip2ft_main(capsys):
-    """Call the command and return status, standard output and standard error."""
-    verbosity = transformers_logging.get_verbosity()
-
-    def call(*argv: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(word) for word in argv])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    yield call
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 def encoded(index: Path) -> int:

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.capfilt
 import blip2ft.captioner
-from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned, load_mixed
 from blip2ft.index import index_photos, search_photos
 from blip2ft.models.adapter_set import Adapters
@@ -35,15 +33,6 @@ KINDS = ("nf4", "int8")
 PARTS = {"vision": "frozen", "qformer": "full", "projection": "full", "language": "lora"}
 GREEDY = {"num_beams": 1, "max_new_tokens": 4, "length_penalty": 1.0, "batch_size": 2}
 WORD = {"Linear4bit": "nf4", "Linear8bitLt": "int8"}
-
-
-@pytest.fixture(autouse=True)
-def loud_libraries():
-    """Take back what the commands silence, for the tests after these."""
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 def make_run(run: Path, base: Path, parts=PARTS, quantize=None) -> Path:
@@ -74,20 +63,6 @@ def make_run(run: Path, base: Path, parts=PARTS, quantize=None) -> Path:
 @pytest.fixture(scope="module")
 def run_folder(wide_folder, tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "plain", wide_folder)
-
-
-@pytest.fixture
-def blip2ft_main(capsys):
-    """Call the command and return status, standard output and standard error."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(word) for word in argv])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,26 +177,23 @@ def build(
         together(accelerator, find)  # again: another run may have computed or removed some
         first = [each.missing() for each in wanted]
         together(accelerator, lambda: _check_room(wanted, first, say))
+        compute = partial(_compute, model, level, accelerator, workers, say)
         for each, missing in zip(wanted, first, strict=True):
-            mine = missing[place::sharers]
-            _compute_together(model, level, each, mine, accelerator, workers, say)
+            _compute_together(compute, each, missing[place::sharers], accelerator)
         for each in wanted:  # where the processes saw other images or other folders
-            _compute_together(model, level, each, each.missing(), accelerator, workers, say)
+            _compute_together(compute, each, each.missing(), accelerator)
     say(f"features of {sum(len(each.records) for each in wanted):,} images: {_told(stores)}")
 
 
 def _compute_together(
-    model: Any,
-    level: str,
+    compute: Callable[[Wanted, list[bytes]], None],
     wanted: Wanted,
     mine: list[bytes],
     accelerator: Accelerator,
-    workers: int,
-    say: Say,
 ) -> None:
     if not any(of_all(accelerator, len(mine))):
         return
-    together(accelerator, lambda: _compute(model, level, wanted, mine, accelerator, workers, say))
+    together(accelerator, lambda: compute(wanted, mine))
     together(accelerator, wanted.store.refresh)
 
 
@@ -203,11 +201,11 @@ def _compute_together(
 def _compute(
     model: Any,
     level: str,
-    wanted: Wanted,
-    mine: list[bytes],
     accelerator: Accelerator,
     workers: int,
     say: Say,
+    wanted: Wanted,
+    mine: list[bytes],
 ) -> None:
     batches = [mine[i : i + BATCH] for i in range(0, len(mine), BATCH)]
     loader = load_batches(_Images(wanted), batches, torch.stack, workers=workers)

@@ -72,19 +72,6 @@ def run(opt_folder, photos, tmp_path) -> Run:
     return make_run(opt_folder, photos, tmp_path / "cache")
 
 
-@pytest.fixture
-def computed(monkeypatch) -> list[int]:
-    """How many images each batch had that was computed."""
-    counts: list[int] = []
-
-    def counted(model, level, pixels):
-        counts.append(len(pixels))
-        return compute_features(model, level, pixels)
-
-    monkeypatch.setattr(module, "compute_features", counted)
-    return counts
-
-
 @pytest.mark.parametrize("level", [VISION, QUERIES])
 def test_what_is_served_is_what_the_model_computes(run, level):
     with torch.inference_mode():

@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
-from transformers.utils import logging as transformers_logging
 
 from blip2ft.cli import main
-from blip2ft.features import build as module
-from blip2ft.features.serve import compute_features
 
 FROZEN = {"vision": "frozen", "qformer": "full", "projection": "full", "language": "frozen"}
 DAY = 24 * 3600
@@ -21,25 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def take_back_what_the_command_silences():
-    verbosity = transformers_logging.get_verbosity()
+def fresh_accelerate():
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
-
-
-@pytest.fixture
-def computed(monkeypatch) -> list[int]:
-    counts: list[int] = []
-
-    def counted(model, level, pixels):
-        counts.append(len(pixels))
-        return compute_features(model, level, pixels)
-
-    monkeypatch.setattr(module, "compute_features", counted)
-    return counts
 
 
 @pytest.fixture

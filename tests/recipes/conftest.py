@@ -3,6 +3,8 @@
 import pytest
 from accelerate.state import AcceleratorState
 
+import blip2ft.tasks.caption
+
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate(monkeypatch):
@@ -10,3 +12,14 @@ def fresh_accelerate(monkeypatch):
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(autouse=True)
+def without_java(monkeypatch):
+    """METEOR and SPICE take a Java start each."""
+    scores = blip2ft.tasks.caption.score_captions
+    monkeypatch.setattr(
+        blip2ft.tasks.caption,
+        "score_captions",
+        lambda predictions, references, *, java=True: scores(predictions, references, java=False),
+    )

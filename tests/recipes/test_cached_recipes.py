@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers.models.blip_2.modeling_blip_2 import Blip2Encoder
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
@@ -43,18 +42,6 @@ RUNS: dict[str, tuple[str, dict[str, str], str, dict[str, Any]]] = {
 }
 TYPO = (["--model.attention", "{visoin: sdpa}"], r"model\.attention names 'visoin'")
 UNEVEN = (["--train.batch_size", "3"], r"train\.batch_size 3 can't be shared by 2 processes")
-
-
-@pytest.fixture(autouse=True)
-def quiet_and_quick(monkeypatch):
-    scores = blip2ft.tasks.caption.score_captions
-    monkeypatch.setattr(
-        blip2ft.tasks.caption, "score_captions", lambda p, r, *, java: scores(p, r, java=False)
-    )
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers.utils import logging as transformers_logging
 
-import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig, RetrievalConfig
 from blip2ft.parse import parse_config
 from blip2ft.sharding import write_shards
@@ -26,21 +24,6 @@ FULL_SIZE = [path for path in YAMLS if "tiny" not in path.stem]
 
 class Stop(Exception):
     """What ends a run in a test."""
-
-
-@pytest.fixture(autouse=True)
-def quiet_and_quick(monkeypatch):
-    """METEOR and SPICE take a Java start each; and take back what the recipes silence."""
-    scores = blip2ft.tasks.caption.score_captions
-    monkeypatch.setattr(
-        blip2ft.tasks.caption,
-        "score_captions",
-        lambda predictions, references, *, java=True: scores(predictions, references, java=False),
-    )
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 def task_of(path: Path) -> str:

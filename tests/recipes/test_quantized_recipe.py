@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_caption_recipe import quiet_and_quick, run_recipe, tiny, weights_of  # noqa: F401
+from test_caption_recipe import run_recipe, tiny, weights_of
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 import blip2ft.tasks.caption

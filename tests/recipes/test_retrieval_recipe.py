@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Blip2ForImageTextRetrieval, Blip2Processor
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.tasks.retrieval
 from blip2ft.config import RetrievalConfig
@@ -22,14 +21,6 @@ from blip2ft.training.run import read_lines
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "retrieval.py"
 YAMLS = sorted((ROOT / "recipes" / "retrieval").glob("*.yaml"))
-
-
-@pytest.fixture(autouse=True)
-def take_back_what_the_recipe_silences():
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 def parse(*argv: str) -> RetrievalConfig:

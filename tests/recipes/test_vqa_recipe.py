@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.utils import logging as transformers_logging
 
 from blip2ft.config import VqaConfig
 from blip2ft.data.batches import Sample, text_layout
@@ -40,14 +39,6 @@ if model.config.use_decoder_only_language_model:
     ids = ids[:, inputs["input_ids"].shape[1]:]
 print(json.dumps(processor.batch_decode(ids, skip_special_tokens=True)[0].strip()))
 """
-
-
-@pytest.fixture(autouse=True)
-def take_back_what_the_recipe_silences():
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")
