@@ -53,6 +53,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     )
     from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.eva import start_from_inputs
     from blip2ft.training.feed import make_feed, open_training, size_of
     from blip2ft.training.loop import check_metric, milestones_of, train
     from blip2ft.training.optimizer import optimizer_and_schedule
@@ -101,7 +102,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         objectives=weights,
         itg_head=config.itg_head,
     )
-    lora = attach_lora(model, parts, **asdict(config.lora))
+    lora = attach_lora(model, parts, **asdict(config.lora), device=accelerator.device)
     set_trainable(model, parts, frozen)
     for _, parameter in model.unused_parameters():
         parameter.requires_grad_(False)
@@ -183,6 +184,9 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     if config.train.preflight:
         few = layout.collate(feed.first(4))
         check_training(model, parts, few, retrieval_loss, accelerator)
+
+    if config.lora.init == "eva" and not list_checkpoints(run / "checkpoints"):
+        start_from_inputs(model, feed, retrieval_loss, accelerator)
 
     # From here on there is a run.
     start_run(run, config_yaml, accelerator, resume=config.train.resume)

@@ -51,6 +51,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     )
     from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.eva import start_from_inputs
     from blip2ft.training.feed import make_feed
     from blip2ft.training.loop import check_metric, milestones_of, train
     from blip2ft.training.optimizer import optimizer_and_schedule
@@ -101,7 +102,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         quantize=config.quantize,
         compute_dtype=frozen,
     )
-    lora = attach_lora(model, parts, **asdict(config.lora))
+    lora = attach_lora(model, parts, **asdict(config.lora), device=accelerator.device)
     set_trainable(model, parts, frozen)
     checkpoint_gradients(model, config.model.gradient_checkpointing)
     model.to(accelerator.device)
@@ -191,6 +192,9 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     if config.train.preflight:
         preflight(model, parts, layout, feed.first(2), caption_loss, accelerator)
+
+    if config.lora.init == "eva" and not list_checkpoints(run / "checkpoints"):
+        start_from_inputs(model, feed, caption_loss, accelerator)
 
     # From here on there is a run.
     start_run(run, config_yaml, accelerator, resume=config.train.resume)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PartMode = Literal["frozen", "lora", "full"]
-LoraInit = Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]
+LoraInit = Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "eva"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class LoraConfig:
         rslora: Rank-stabilised scaling (arXiv 2312.03732).
         init: Where the factors start: "default" (A random, B zero), "gaussian", "orthogonal", or
             from the weight itself: "pissa" (arXiv 2404.02948), "pissa_niter_16" (the same, nearly,
-            in a fraction of the time), "olora" (arXiv 2406.01775).
+            in a fraction of the time), "olora" (arXiv 2406.01775); or from what the layers read of
+            the first samples: "eva" (arXiv 2410.07170), at the rank that is given.
     """
 
     r: int = 16

@@ -76,6 +76,7 @@ def attach_lora(
     dora: bool = False,
     rslora: bool = False,
     init: str = "default",
+    device: torch.device | None = None,
 ) -> LoraConfig | None:
     """Put a LoRA on every linear layer of the parts in mode "lora", in place.
 
@@ -83,8 +84,9 @@ def attach_lora(
     config, None where no part is adapted.
 
     dora: magnitude and direction apart (arXiv 2402.09353); rslora: scaled by alpha / sqrt(r)
-      (arXiv 2312.03732); init: where the factors start, one of `INITS` (see lora_init.py); weights
-      are decomposed on the model's device.
+      (arXiv 2312.03732); init: where the factors start, one of `INITS` (see lora_init.py), where it
+      is computed from the weights, one after the other on `device`, by default the model's; "eva"
+      is as "default" until `blip2ft.training.eva.start_from_inputs` has seen samples.
 
     Raises ValueError for a part without linear layers, a rank or a start that can't be.
     """
@@ -106,8 +108,11 @@ def attach_lora(
     inject_adapter_in_model(config, model)
     if init in FROM_WEIGHT:
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-        device = next(model.parameters()).device
-        if device.type != "meta":  # a plan computes nothing
+        of_model = next(model.parameters()).device
+        if of_model.type == "meta":  # a plan computes nothing
+            device = of_model
+        else:
+            device = device or of_model
             logger.info(
                 "lora.init %s: decomposing the weights of %d layers, on %s",
                 init,
@@ -115,7 +120,7 @@ def attach_lora(
                 device,
             )
         for layer in layers:
-            start_from_weight(layer, init)
+            start_from_weight(layer, init, device)
     return config
 
 

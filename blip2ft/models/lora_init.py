@@ -24,7 +24,8 @@ from torch.nn.utils import parametrize
 
 from blip2ft.models.parts import FROZEN_START
 
-# Name -> what peft is told; those that start from the weight are done here.
+# Name -> what peft is told; those that start from the weight are done
+# here.
 INITS: dict[str, Any] = {
     "default": True,
     "gaussian": "gaussian",
@@ -32,6 +33,7 @@ INITS: dict[str, Any] = {
     "pissa": True,
     "pissa_niter_16": True,
     "olora": True,
+    "eva": True,  # and then training/eva.py
 }
 FROM_WEIGHT = ("pissa", "pissa_niter_16", "olora")
 
@@ -59,16 +61,21 @@ def check_init(init: str, r: int) -> None:
 
 
 @torch.no_grad()
-def start_from_weight(layer: LoraLayer, init: str, adapter: str = "default") -> None:
+def start_from_weight(
+    layer: LoraLayer, init: str, device: torch.device, adapter: str = "default"
+) -> None:
     """Start the LoRA of `layer` from the layer's own weight, in place; the weight stays.
 
-    init: one of FROM_WEIGHT. A rank above that of the weight leaves the rows too many as they are.
+    init: one of FROM_WEIGHT, computed on `device`, from which the factors come back. A rank above
+      that of the weight leaves the rows too many as they are.
     """
-    weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
+    weight = dequantize_module_weight(layer.get_base_layer()).detach()
+    weight = weight.to(device, torch.float32)
     lora_A, lora_B = layer.lora_A[adapter], layer.lora_B[adapter]
     rank = min(layer.r[adapter], *weight.shape)
     left, right = largest_part(weight, rank, init, layer.scaling[adapter])
-    lora_A.weight[:rank], lora_B.weight[:, :rank] = right, left
+    lora_A.weight[:rank].copy_(right)
+    lora_B.weight[:, :rank].copy_(left)
     for factor, initial, dim in (
         (lora_A, lora_A.weight.clone(), 0),
         (lora_B, -lora_B.weight, 1),

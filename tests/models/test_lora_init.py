@@ -202,6 +202,15 @@ def test_the_fast_decomposition_draws_from_a_seed_of_its_own():
     torch.testing.assert_close(first[0] @ first[1], exact[0] @ exact[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_decomposes_for_a_model_that_stays_where_it_is(answering):
+    parts = dict.fromkeys(PARTS, "lora")
+    here, there = answering[0]("opt"), answering[0]("opt")
+    attach_lora(here, parts, init="olora")
+    attach_lora(there, parts, init="olora", device=torch.device("cuda"))
+    torch.testing.assert_close(frozen_starts(there), frozen_starts(here), rtol=1e-3, atol=1e-4)
+
+
 def test_only_the_trained_half_trains_and_the_other_stays_in_fp32(answering):
     model = answering[0]("opt")
     parts = dict.fromkeys(PARTS, "lora")
@@ -281,7 +290,7 @@ def test_on_a_quantised_part_what_was_learned_fits_the_part_as_it_was(wide_folde
             {"init": "pisa"},
             r"lora\.init is 'pisa': allowed are default, .*; did you mean 'pissa'\?",
         ),
-        ({"init": "loftq"}, r"lora\.init is 'loftq': allowed are default, .* olora$"),
+        ({"init": "loftq"}, r"lora\.init is 'loftq': allowed are default, .* eva$"),
         ({"init": "orthogonal", "r": 3}, r"lora\.r is 3, .* needs an even rank; try 4"),
     ],
 )

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers.utils import logging as transformers_logging
 
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig
@@ -29,21 +28,6 @@ ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "caption.py"
 YAMLS = sorted((ROOT / "recipes" / "caption").glob("*.yaml"))
 COCO = ["flan-t5-xl", "flan-t5-xxl", "opt-2.7b", "opt-6.7b"]
-
-
-@pytest.fixture(autouse=True)
-def quiet_and_quick(monkeypatch):
-    """METEOR and SPICE take a Java start each; and take back what the recipe silences."""
-    scores = blip2ft.tasks.caption.score_captions
-
-    def without_java(predictions, references, *, java=True):
-        return scores(predictions, references, java=False)
-
-    monkeypatch.setattr(blip2ft.tasks.caption, "score_captions", without_java)
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 def named(path: Path) -> str:
@@ -275,10 +259,16 @@ def test_lora_ends_with_an_adapter_too(model_folder, photo_folder, tmp_path):
     assert any(bool(tensor.any()) for name, tensor in state.items() if "lora_B" in name)
 
 
+EVA = ["--parts.language", "lora", "--lora.r", 2, "--lora.init", "eva"]
+
+
+@pytest.mark.parametrize(
+    ("more", "looks"), [([], 4), (EVA, 4 + 3)], ids=["full", "eva"]
+)  # the preflight's four, and EVA's three micro-batches of the first step
 def test_an_interrupted_run_resumes_to_the_same_end(
-    opt_folder, photo_folder, tmp_path, monkeypatch
+    opt_folder, photo_folder, tmp_path, monkeypatch, more, looks
 ):
-    words = ["--train.max_steps", 4, "--train.evaluate_every", 2, "--train.batch_size", 6]
+    words = ["--train.max_steps", 4, "--train.evaluate_every", 2, "--train.batch_size", 6, *more]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_recipe(*tiny(opt_folder, photo_folder, whole), *words)
 
@@ -286,7 +276,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(
 
     def loss(model, batch):
         calls.append(1)
-        if len(calls) == 4 + 2 * 3 + 1:  # the preflight's four, two steps, and into the third
+        if len(calls) == looks + 2 * 3 + 1:  # two steps, and into the third
             os.kill(os.getpid(), 2)
         return caption_loss(model, batch)
 
