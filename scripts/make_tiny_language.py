@@ -12,6 +12,7 @@ token embeddings, and it writes one of the scene's captions. OPT reads the outli
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,28 @@ def t5_loss(
 KINDS = {"opt": (make_opt, opt_loss), "t5": (make_t5, t5_loss)}
 
 
+@torch.no_grad()
+def right_captions(
+    model: OPTForCausalLM | T5ForConditionalGeneration, tokenizer: Any, seed: int, count: int = 500
+) -> dict[str, float]:
+    """How often it writes one of the true captions of an outline, by the number of things."""
+    rng = np.random.default_rng([seed, 12])
+    fields = [random_text(rng) for _ in range(count)]
+    outlines = torch.tensor([outline_ids(tokenizer, f) for f in fields])
+    asked = torch.tensor(tokenizer(PROMPT)["input_ids"]).expand(count, -1)
+    embed = model.get_input_embeddings()
+    inputs = torch.cat([embed(outlines), embed(asked)], 1)
+    mask = torch.ones(inputs.shape[:2], dtype=torch.long)
+    end = tokenizer(f"{fields[0]['captions'][0]}\n")["input_ids"][-1]
+    ids = model.eval().generate(
+        inputs_embeds=inputs, attention_mask=mask, max_new_tokens=30, eos_token_id=end
+    )
+    right = defaultdict(list)
+    for scene, text in zip(fields, tokenizer.batch_decode(ids, True), strict=True):
+        right[len(scene["things"])].append(text.strip() in scene["captions"])
+    return {f"{n} things": round(sum(r) / len(r), 4) for n, r in sorted(right.items())}
+
+
 def make(kind: str, out: Path, seed: int, steps: int) -> dict[str, Any]:
     """Train and save the language model and its tokenizer; returns its metrics."""
     build, loss = KINDS[kind]
@@ -143,7 +166,8 @@ def make(kind: str, out: Path, seed: int, steps: int) -> dict[str, Any]:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters, "outline_tokens": OUTLINE, **found}
+    right = right_captions(model, tokenizer, seed)
+    return {"parameters": parameters, "outline_tokens": OUTLINE, **found, "right": right}
 
 
 def main() -> int:
