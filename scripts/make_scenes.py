@@ -39,11 +39,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scene_captions import describe  # noqa: F401  for make_tiny_blip2.py, as the next
-from scene_layout import PLACES, SIDE  # noqa: F401
-from scene_pictures import COLOURS, STYLES, compose  # noqa: F401
+from scene_pictures import STYLES, compose
 from scene_questions import ask
-from scene_things import EMOJI, ROOT, SceneError, draw_things, load_things, numbers  # noqa: F401
+from scene_things import EMOJI, ROOT, SceneError, draw_things, load_things
 
 from blip2ft.whole import whole
 
