@@ -160,6 +160,7 @@ def test_answers_are_computed_as_before(opt_folder, dynamo_alone):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, where it is imported
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks itself
 def test_what_is_compiled_has_the_same_gradients(opt_folder):
     model, _ = load_captioner(opt_folder)
     set_trainable(model, PARTS)
