@@ -60,6 +60,11 @@ def lora_targets(model: nn.Module, parts: Mapping[str, str]) -> list[str]:
             # quantised layers are subclasses of Linear
             if isinstance(module, nn.Linear) and module is not head and part_of(name) == part
         ]
+        if not any(part_of(name) == part for name, _ in model.named_parameters()):
+            raise ValueError(
+                f"parts.{part} is lora, but a {type(model).__name__} has no such part; set it to "
+                "frozen"
+            )
         if not found:
             raise ValueError(f"part {part!r} is set to lora but has no linear layer; use full")
         names += found

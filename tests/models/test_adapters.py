@@ -252,10 +252,13 @@ def test_an_adapter_that_is_not_finite_is_not_merged(opt_folder):
 
 def test_a_part_without_linear_layers_is_refused(opt_folder):
     model = load(opt_folder)
-    model.language_projection = torch.nn.Identity()
+    model.language_projection = torch.nn.LayerNorm(4)
     with pytest.raises(
         ValueError, match=r"part 'projection' is set to lora but has no linear layer; use full"
     ):
+        attach_lora(model, {"projection": "lora"})
+    del model.language_projection
+    with pytest.raises(ValueError, match=r"parts\.projection is lora, but a \w+ has no such part"):
         attach_lora(model, {"projection": "lora"})
 
 
