@@ -141,11 +141,11 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     if config.train.preflight:
         preflight(model, parts, layout, feed.first(2), caption_loss, accelerator)
 
-    if config.lora.init == "eva" and not list_checkpoints(Path(config.output) / "checkpoints"):
+    run = Path(config.output)
+    if config.lora.init == "eva" and not list_checkpoints(run / "checkpoints"):
         start_from_inputs(model, feed, caption_loss, accelerator)
 
     # From here on there is a run.
-    run = Path(config.output)
     start_run(run, config_yaml, accelerator, resume=config.train.resume)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     bare = model

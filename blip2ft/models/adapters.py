@@ -114,10 +114,9 @@ def attach_lora(
     if init in FROM_WEIGHT:
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         of_model = next(model.parameters()).device
-        if of_model.type == "meta":  # a plan computes nothing
+        if device is None or of_model.type == "meta":
             device = of_model
-        else:
-            device = device or of_model
+        if device.type != "meta":  # a plan computes nothing
             logger.info(
                 "lora.init %s: decomposing the weights of %d layers, on %s",
                 init,

@@ -24,8 +24,7 @@ from torch.nn.utils import parametrize
 
 from blip2ft.models.parts import FROZEN_START
 
-# Name -> what peft is told; those that start from the weight are done
-# here.
+# Name -> what peft is told; FROM_WEIGHT are done here.
 INITS: dict[str, Any] = {
     "default": True,
     "gaussian": "gaussian",
