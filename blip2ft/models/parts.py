@@ -56,9 +56,9 @@ def part_of(name: str) -> str:
 
 def check_parts(parts: Mapping[str, str], quantize: Collection[str] = ()) -> None:
     """Raise ValueError where `parts` or `quantize` names no part or mode, or the two clash."""
-    for part in [*parts, *quantize]:
-        _check_name(part)
     for part, mode in parts.items():
+        if part not in PARTS:
+            raise ValueError(f"unknown part {part!r}: allowed are {_nearest(part, PARTS)}")
         if mode not in MODES:
             raise ValueError(f"part {part!r} has mode {mode!r}: allowed are {', '.join(MODES)}")
     if all(parts.get(part, "frozen") == "frozen" for part in PARTS):
@@ -75,7 +75,9 @@ def check_parts(parts: Mapping[str, str], quantize: Collection[str] = ()) -> Non
 def check_quantized(quantize: Collection[str]) -> None:
     """Raise ValueError where `quantize` names no part, or one that is never quantised."""
     for part in quantize:
-        _check_name(part)
+        if part not in PARTS:
+            allowed = _nearest(part, ("language", "vision"))
+            raise ValueError(f"quantize names an unknown part {part!r}: allowed are {allowed}")
         if part in ("qformer", "projection"):
             raise ValueError(
                 f"quantize names {part!r}, but only language and vision can be quantised: "
@@ -83,11 +85,9 @@ def check_quantized(quantize: Collection[str]) -> None:
             )
 
 
-def _check_name(part: str) -> None:
-    if part not in PARTS:
-        near = get_close_matches(part, PARTS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown part {part!r}: allowed are {', '.join(PARTS)}{hint}")
+def _nearest(part: str, allowed: Collection[str]) -> str:
+    near = get_close_matches(part, allowed, 1)
+    return ", ".join(allowed) + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def parameters_of(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -108,7 +108,16 @@ def set_trainable(
 
     Trained parameters become fp32: in fp16 they overflow to NaN, in bf16 they lose updates smaller
     than 1/256 of themselves. Frozen ones are kept in `frozen_dtype`, quantised ones as they are.
+
+    Raises ValueError for a part in mode "full" that the model hasn't, or that is quantised.
     """
+    has = {part_of(name) for name, _ in model.named_parameters()}
+    for part, mode in parts.items():
+        if mode == "full" and part not in has:
+            raise ValueError(
+                f"parts.{part} is full, but a {type(model).__name__} has no such part; set it to "
+                "frozen"
+            )
     for name, parameter in model.named_parameters():
         mode = parts.get(part_of(name), "frozen")
         # peft names all that it adds lora_*: lora_A, lora_B, and DoRA's lora_magnitude_vector

@@ -120,7 +120,10 @@ def _text_branch(stage1: str | None, notes: list[str]) -> tuple[int, int]:
 
 
 def build(setup: Setup) -> Any:
-    """The model in train mode, without values, as `accelerate` prepares it."""
+    """The model in train mode, without values, as `accelerate` prepares it.
+
+    Raises ValueError for parts that can't train or be quantised so, or that the model hasn't.
+    """
     check_parts(setup.parts, setup.quantize)
     asked = "no" if setup.precision == "fp32" else setup.precision
     accelerator: Any = SimpleNamespace(mixed_precision=asked)
@@ -141,7 +144,13 @@ def build(setup: Setup) -> Any:
                 model.vision_model.encoder.layers = nn.ModuleList()
         head = getattr(model, "get_output_embeddings", lambda: None)()
         for part, bits in setup.quantize.items():
-            for module in modules_of(model, part):
+            modules = modules_of(model, part)
+            if not modules:
+                raise ValueError(
+                    f"quantize names {part!r}, but a {type(model).__name__} has no such part; "
+                    "leave it out"
+                )
+            for module in modules:
                 pack(module, bits, head, model._keep_in_fp32_modules)
         attach_lora(model, setup.parts, **setup.lora)
         choose_attention(model, setup.attention)

@@ -163,7 +163,7 @@ def test_a_new_head_is_never_left_out_silently(opt):
         ({"vision": "half"}, (), r"part 'vision' has mode 'half': allowed are frozen, lora, full"),
         ({"vision": "frozen"}, (), r"every part is frozen, so nothing would train; set one"),
         ({}, (), r"every part is frozen"),
-        (CAPTIONING, ("langauge",), r"unknown part 'langauge'.*did you mean 'language'"),
+        (CAPTIONING, ("langauge",), r"quantize names an unknown part 'langauge': .*'language'\?$"),
         (CAPTIONING, ("qformer",), r"quantize names 'qformer', but only language and vision"),
         (CAPTIONING, ("projection",), r"quantize names 'projection', but only language and vis"),
         (CAPTIONING, ("vision",), r"part 'vision' is quantised and set to full.*parts\.vision to"),
@@ -194,6 +194,12 @@ def test_a_part_that_is_not_named_is_frozen(opt):
     set_trainable(opt, {"projection": "full"})
     trains = {name for name, p in opt.named_parameters() if p.requires_grad}
     assert trains == {"language_projection.weight", "language_projection.bias"}
+
+
+def test_a_part_that_the_model_has_not_cannot_train():
+    message = r"parts\.language is full, but a Blip2ForImageTextRetrieval has no such part; set it"
+    with pytest.raises(ValueError, match=message):
+        set_trainable(retriever(), {"projection": "full", "language": "full"})
 
 
 def test_a_later_table_replaces_the_earlier_one(opt):
