@@ -65,11 +65,23 @@ class Entry:
     number: int
 
 
-class Problems:
-    """Collects what is wrong with a source, so that a user mends it in one go."""
+class UnknownSplit(ValueError):
+    """A split isn't there, or has to be named; `splits` are those that could be."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, message: str, splits: Sequence[str]) -> None:
+        super().__init__(message)
+        self.splits = tuple(splits)
+
+
+class Problems:
+    """Collects what is wrong with a source, so that a user mends it in one go.
+
+    keep: places that are kept of each kind; None keeps all. The rest are counted.
+    """
+
+    def __init__(self, source: str, keep: int | None = SHOWN) -> None:
         self.source = source
+        self.keep = keep
         self.places: dict[tuple[str, str], list[str]] = {}
         self.counts: dict[tuple[str, str], int] = {}
 
@@ -78,7 +90,7 @@ class Problems:
         kind = (what, remedy)
         self.counts[kind] = self.counts.get(kind, 0) + 1
         places = self.places.setdefault(kind, [])
-        if len(places) < SHOWN:
+        if self.keep is None or len(places) < self.keep:
             places.append(place)
 
     def check(self) -> None:
@@ -172,17 +184,19 @@ def table_entries(
     return entries
 
 
-def unknown_split(source: str, split: str | None, splits: Sequence[str]) -> ValueError:
+def unknown_split(source: str, split: str | None, splits: Sequence[str]) -> UnknownSplit:
     """The error for a split that isn't there, or that has to be named."""
     if not splits:
-        return ValueError(
+        return UnknownSplit(
             f"{source}: no split {split!r}; nothing in it says which splits there are. "
-            "Leave split out, or add a column 'split'."
+            "Leave split out, or add a column 'split'.",
+            (),
         )
     found = "a split has to be named" if split is None else f"no split {split!r}"
-    return ValueError(
+    return UnknownSplit(
         f"{source}: {found}; the splits are: {', '.join(splits)}."
-        f"{nearest(split or '', splits)} Set split to one of them."
+        f"{nearest(split or '', splits)} Set split to one of them.",
+        splits,
     )
 
 

@@ -113,6 +113,58 @@ def read_questions(
     Raises:
         ValueError: With every kind of problem found, its first places and their number.
     """
+    problems = Problems(Path(source).name or os.fspath(source))
+    questions = collect_questions(
+        source,
+        problems,
+        annotations=annotations,
+        images=images,
+        format=format,
+        split=split,
+        image_root=image_root,
+        image_column=image_column,
+        question_column=question_column,
+        answer_column=answer_column,
+        id_column=id_column,
+        require_answers=require_answers,
+        revision=revision,
+        limit=limit,
+    )
+    if check_images:
+        origins = {q.image: q.origin for q in reversed(questions) if isinstance(q.image, Path)}
+        check_files(list(reversed(origins.items())), problems)
+    problems.check()
+    if not questions:
+        raise ValueError(
+            f"{source}: no questions in it (read as {find_format(os.fspath(source), format)}). "
+            "Check that it is the right file, and that it was written to the end."
+        )
+    return questions
+
+
+def collect_questions(
+    source: str | Path,
+    problems: Problems,
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    format: str = "auto",
+    split: str | None = None,
+    image_root: str | Path | None = None,
+    image_column: str = "image",
+    question_column: str | None = None,
+    answer_column: str | None = None,
+    id_column: str | None = None,
+    require_answers: bool = True,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> list[Question]:
+    """As `read_questions`, but what is wrong with single questions goes to `problems`.
+
+    Whether the image files are there isn't looked at; an image that may not be read is b"".
+
+    Raises ValueError where the source as a whole can't be read.
+    """
     source = os.fspath(source)
     format = find_format(source, format)
     if limit is not None and limit < 1:
@@ -147,7 +199,6 @@ def read_questions(
         require_answers=require_answers,
         revision=revision,
     )
-    problems = Problems(Path(source).name or source)
     entries = FORMATS[format](source, request, problems)[:limit]
     if images is not None:
         attach(entries, os.fspath(images), request.root, problems)
@@ -171,15 +222,6 @@ def read_questions(
                 f"{entry.origin} (question {question.question_id}, also {first})",
                 "Give each question its own id, or set id_column to another column.",
             )
-    if check_images:
-        origins = {q.image: q.origin for q in reversed(questions) if isinstance(q.image, Path)}
-        check_files(list(reversed(origins.items())), problems)
-    problems.check()
-    if not questions:
-        raise ValueError(
-            f"{source}: no questions in it (read as {format}). "
-            "Check that it is the right file, and that it was written to the end."
-        )
     return questions
 
 

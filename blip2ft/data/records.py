@@ -104,11 +104,6 @@ def read_records(
         ValueError: With every kind of problem found, its first places and their number.
     """
     source = os.fspath(source)
-    if format not in ("auto", *FORMATS):
-        raise ValueError(
-            f"unknown format {format!r}.{nearest(format, FORMATS)} "
-            f"Formats are: auto, {', '.join(FORMATS)}."
-        )
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}. Set it to 1 or more, or leave it out for all records.")
     if image_root is not None and not Path(image_root).is_dir():
@@ -116,11 +111,7 @@ def read_records(
             f"image_root {str(image_root)!r} isn't a folder. "
             "Set it to the folder that the image paths start from."
         )
-    if format == "auto":
-        format = recognise(source)
-    elif format in ("jsonl", "csv", "coco", "karpathy"):
-        require_file(source)
-
+    format = find_format(source, format)
     request = Request(split, image_column, caption_column, id_column, require_captions, revision)
     name = Path(source).name or source
     problems = Problems(name)
@@ -146,6 +137,23 @@ def read_records(
             "Check that it is the right file, and that it was written to the end."
         )
     return records
+
+
+def find_format(source: str, format: str) -> str:
+    """The format asked for, or with "auto" the one that the source is in; its file is there.
+
+    Raises ValueError for an unknown format, and where there is nothing there, or nothing known.
+    """
+    if format not in ("auto", *FORMATS):
+        raise ValueError(
+            f"unknown format {format!r}.{nearest(format, FORMATS)} "
+            f"Formats are: auto, {', '.join(FORMATS)}."
+        )
+    if format == "auto":
+        return recognise(source)
+    if format in ("jsonl", "csv", "coco", "karpathy"):
+        require_file(source)
+    return format
 
 
 def recognise(source: str) -> str:
