@@ -24,6 +24,7 @@ from blip2ft.training.checkpoint import (
     set_random_state,
 )
 from blip2ft.training.log import Log
+from blip2ft.training.optimizer import base_rate
 from blip2ft.training.preflight import name_nonfinite_part
 from blip2ft.training.run import drop_lines_after
 from blip2ft.training.signals import Signals
@@ -194,7 +195,7 @@ def train(
                         f"step {step}: the loss is {mean_loss:.4f}, but the gradient's norm is "
                         f"{float(norm)}; lower optimizer.lr, or set model.precision to fp32"
                     )
-            rate = max(group["lr"] for group in optimizer.param_groups)
+            rate = base_rate(optimizer)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

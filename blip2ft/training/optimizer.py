@@ -121,6 +121,12 @@ def make_schedule(
     )
 
 
+def base_rate(optimizer: Optimizer) -> float:
+    """The rate of this step, before a ViT block or lora_B makes it their own."""
+    group = optimizer.param_groups[0]
+    return group["lr"] / group.get("lr_scale", 1.0)
+
+
 def optimizer_and_schedule(
     model: nn.Module, steps: int, settings: Mapping[str, Any]
 ) -> tuple[Optimizer, LambdaLR]:

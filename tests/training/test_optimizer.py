@@ -8,6 +8,7 @@ from blip2ft.models.adapters import attach_lora
 from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import part_of, set_trainable
 from blip2ft.training.optimizer import (
+    base_rate,
     learning_rate_factor,
     make_optimizer,
     make_schedule,
@@ -85,6 +86,17 @@ def test_lora_plus_raises_the_rate_of_b_alone_on_top_of_the_layer_decay(opt_fold
     for name, (rate, decay) in raised.items():
         factor = 16 if ".lora_B." in name else 1
         assert (rate, decay) == (factor * plain[name][0], plain[name][1]), name
+
+
+def test_the_rate_that_is_logged_is_the_one_of_neither_a_layer_nor_lora_b(opt_folder):
+    parts = {"vision": "lora", "qformer": "full", "projection": "frozen", "language": "frozen"}
+    model = model_with(opt_folder, parts)
+    ratios = {"vision_layer_decay": 0.5, "lora_lr_ratio": 16.0}
+    optimizer = make_optimizer(model, lr=1e-3, **ratios)
+    make_schedule(optimizer, steps=6, warmup_steps=2, lr=1e-3)
+    assert optimizer.param_groups[0]["lr_scale"] != 1
+    assert base_rate(optimizer) == pytest.approx(5e-4)  # the first step of a warm-up of two
+    assert max(group["lr"] for group in optimizer.param_groups) > 1e-3
 
 
 def test_without_layer_decay_all_learn_at_one_rate(opt_folder):
