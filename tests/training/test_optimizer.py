@@ -89,8 +89,7 @@ def test_lora_plus_raises_the_rate_of_b_alone_on_top_of_the_layer_decay(opt_fold
 
 
 def test_the_rate_that_is_logged_is_the_one_of_neither_a_layer_nor_lora_b(opt_folder):
-    parts = {"vision": "lora", "qformer": "full", "projection": "frozen", "language": "frozen"}
-    model = model_with(opt_folder, parts)
+    model = model_with(opt_folder, {"vision": "lora"})
     ratios = {"vision_layer_decay": 0.5, "lora_lr_ratio": 16.0}
     optimizer = make_optimizer(model, lr=1e-3, **ratios)
     make_schedule(optimizer, steps=6, warmup_steps=2, lr=1e-3)
