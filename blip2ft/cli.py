@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from blip2ft import __version__
 from blip2ft.commands.ask import add_ask
@@ -23,13 +23,20 @@ from blip2ft.commands.shard import add_shard
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # of -5GB argparse would say only that an argument is missing; no option begins with a digit
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
     def error(self, message: str) -> NoReturn:
         """One line, with the nearest option, command or choice where one is unknown."""
         hint, near = "", []
         option = re.search(r"unrecognized arguments: .*?(--[^\s=]+)", message)
         choice = re.search(r"invalid choice: '(.*?)'", message)
         if option:
-            near = get_close_matches(option[1], self._option_string_actions, 1)
+            # without the dashes, which are alike in all of them
+            near = get_close_matches(option[1][2:], [o[2:] for o in self._option_string_actions], 1)
+            near = [f"--{name}" for name in near]
         elif choice:
             choices = [str(c) for action in self._actions for c in action.choices or ()]
             near = get_close_matches(choice[1], choices, 1)

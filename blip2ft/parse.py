@@ -17,6 +17,9 @@ from blip2ft.errors import Interrupted, plain_message
 
 Config = TypeVar("Config")
 
+# What a setting that is a mapping may be.
+MAPPINGS = {"quantize": "{language: nf4}", "model.attention": "{vision: sdpa}"}
+
 
 class _Parser(ArgumentParser):
     """Errors as ValueError, so that they are shown like all others."""
@@ -210,8 +213,10 @@ def _wrong_value(message: str, keys: Sequence[str]) -> str | None:
         needed = inside[0]
         return f"{key} lacks a setting that it needs: {needed}"
     kinds = re.sub(r"typing\.|Literal|<class '(?:\w+\.)*(\w+)'>", r"\1", kinds)
-    told = (("NoneType", "null"), ("bool", "true or false"), ("dict", "a mapping, {NAME: VALUE}"))
-    for theirs, ours in told:
+    if key in MAPPINGS and kinds != "dict":
+        key = f"a value of {key}"
+    mapping = f"a mapping, such as {MAPPINGS.get(key, '{NAME: VALUE}')}"
+    for theirs, ours in (("NoneType", "null"), ("bool", "true or false"), ("dict", mapping)):
         kinds = kinds.replace(theirs, ours)
     # to YAML {language:nf4} is one word
     spaced = re.sub(r":(?=[^\s:])", ": ", value)

@@ -94,6 +94,7 @@ def test_no_command_shows_the_help(blip2ft_main):
         ("export run --uot x --out y", "did you mean --out?"),
         ("inspect m --revison main", "did you mean --revision?"),
         ("--verson", "unrecognized arguments: --verson"),
+        ("cache build --config f --gpu 24GB", "--gpu 24GB (see"),  # nothing is like it
         ("caption x.png --num-beams 0", "'0' isn't a whole number above 0"),
         ("caption x.png --batch-size -2", "'-2' isn't a whole number above 0"),
         ("caption x.png --max-new-tokens many", "'many' isn't a whole number above 0"),

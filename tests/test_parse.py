@@ -175,8 +175,13 @@ def test_an_unknown_key_like_no_other_points_to_help():
         ("optimizer.max_grad_norm", "abc", "max_grad_norm is 'abc': allowed is float, null"),
         ("model.image_size", "big", "model.image_size is 'big': allowed is int, null"),
         ("data.crop_scale", "[1, 2, 3]", r"crop_scale is '\[1, 2, 3\]': allowed is tuple"),
-        ("quantize", '{"language": "nf5"}', r"quantize is 'nf5': allowed is \['nf4', 'int8'\]"),
-        ("model.attention", "eager", r"attention is 'eager': allowed is a mapping, {NAME: VALUE}$"),
+        ("quantize", '{"language": 4}', "a value of quantize is '4': allowed is str"),
+        ("quantize", "nf4", "quantize is 'nf4': allowed is a mapping, such as {language: nf4}$"),
+        (
+            "model.attention",
+            "eager",
+            "is 'eager': allowed is a mapping, such as {vision: sdpa}$",
+        ),
         ("train.log_with", "wandb", "train.log_with is 'wandb': allowed is list"),
     ],
 )
@@ -192,8 +197,8 @@ def test_a_wrong_value_names_key_value_and_what_is_allowed(yaml, key, value, mes
 
 
 def test_a_mapping_without_the_space_is_told_with_it():
-    said = r"quantize is '{language:nf4}': allowed is a mapping, {NAME: VALUE}; did you mean "
-    with pytest.raises(ValueError, match=said + r"'{language: nf4}'\?$"):
+    said = r"quantize is '{language:nf4}': allowed is a mapping, such as {language: nf4}; did you "
+    with pytest.raises(ValueError, match=said + r"mean '{language: nf4}'\?$"):
         parse("--quantize", "{language:nf4}")
 
 

@@ -145,6 +145,7 @@ def test_a_micro_batch_that_leaves_a_rest_is_noted(config, capsys, no_switches):
     ("words", "message"),
     [
         (("--gpu", "big"), "error: --gpu is 'big': allowed is a size such as 24GB"),
+        (("--gpu", "-5GB"), "error: --gpu is '-5GB': allowed is a size such as 24GB"),
         (("--processes", "3"), "train.batch_size 256 can't be shared by 3 processes"),
         (("--train.epoch", "3"), "did you mean --train.epochs?"),
         (("--train.epochs", "none"), "train.epochs is 'none'"),
@@ -153,11 +154,27 @@ def test_a_micro_batch_that_leaves_a_rest_is_noted(config, capsys, no_switches):
         (("--model.image_size", "30"), "image size 30 doesn't divide into patches"),
         (("--task", "retrieval"), "has a language model to generate text"),
         (("--parts.vision", "lora", "--lora.r", "0"), "lora.r is 0"),
+        (("--quantize", "nf4"), "quantize is 'nf4': allowed is a mapping, such as {language: nf4}"),
         (("--evaluate_only", "true", "--task", "vqa"), "data.train"),
     ],
 )
 def test_what_is_wrong_is_told(config, capsys, words, message):
     code, out, err = run(capsys, "--config", config, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--parts.language", "full"), "parts.language is full, but a Retriever has no such part"),
+        (("--parts.language", "lora"), "parts.language is lora, but a Retriever has no such part"),
+        (("--quantize.language", "nf4"), "quantize names 'language', but a Retriever has no such"),
+    ],
+)
+def test_a_part_that_the_model_has_not_is_told(config, retriever_folder, capsys, words, message):
+    model = ("--task", "retrieval", "--model.name", retriever_folder)
+    code, out, err = run(capsys, "--config", config, *TINY, *model, *words)
     assert (code, out) == (2, "")
     assert message in err
 

@@ -296,5 +296,7 @@ def test_a_gpu_is_a_size_or_a_name():
     assert not read_gpu("T4").bf16
     with pytest.raises(ValueError, match=r"allowed is a size such as 24GB.*mean a100-40"):
         read_gpu("a100-4")
-    with pytest.raises(ValueError, match="--gpu is '24'"):
+    with pytest.raises(ValueError, match=r"--gpu is '24'.*did you mean 24GB\?$"):
         read_gpu("24")
+    with pytest.raises(ValueError, match=r"did you mean a100-40 or a100-80\?$"):
+        read_gpu("A100")

@@ -244,7 +244,7 @@ def test_what_cannot_be_quantised_is_one_line(blip2ft_main, wide_folder, photo_f
     [
         ({"qformer": "nf4"}, r"quantize names 'qformer', but only language and vision can be"),
         ({"projection": "int8"}, r"quantize names 'projection', but only language and vision"),
-        ({"vison": "nf4"}, r"unknown part 'vison': .* did you mean 'vision'\?"),
+        ({"vison": "nf4"}, r"quantize names an unknown part 'vison': .* mean 'vision'\?"),
     ],
     ids=["qformer", "projection", "unknown"],
 )

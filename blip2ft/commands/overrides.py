@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_origin
 
-from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
+from blip2ft.config import CaptionConfig, PartsConfig, RetrievalConfig, VqaConfig
 
 
 class _Override(argparse.Action):
@@ -32,6 +32,8 @@ def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
     """The dotted names of a config's settings, groups too."""
     for field in dataclasses.fields(kind):
         yield prefix + field.name
+        if get_origin(field.type) is dict:  # by part
+            yield from _keys(PartsConfig, f"{prefix}{field.name}.")
         for option in (field.type, *getattr(field.type, "__args__", ())):
             if dataclasses.is_dataclass(option):
                 yield from _keys(option, f"{prefix}{field.name}.")

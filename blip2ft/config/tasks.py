@@ -1,7 +1,6 @@
 """A run of each task."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from blip2ft.config.data import DataConfig, VqaDataConfig
 from blip2ft.config.model import CacheConfig, LoraConfig, ModelConfig, PartsConfig
@@ -24,7 +23,8 @@ class CaptionConfig:
         data: The three splits.
         parts: How each part trains.
         lora: The adapters of parts in mode "lora".
-        quantize: Parts to hold in fewer bits, such as {"language": "nf4"}; frozen or lora only.
+        quantize: Parts to hold in fewer bits, such as {"language": "nf4"}: language or vision,
+            frozen or lora, in "nf4" or "int8", both in the same.
         cache: Keep what a frozen image encoder computes.
         prompt: Text that the caption goes on from, in training, evaluation and export alike.
         prefix_lm: Cut each training caption at random: the model reads the first words behind the
@@ -40,7 +40,7 @@ class CaptionConfig:
     data: DataConfig
     parts: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    quantize: dict[str, str] = field(default_factory=dict)
     cache: CacheConfig = field(default_factory=CacheConfig)
     prompt: str = "a photo of"
     prefix_lm: bool = False
@@ -63,7 +63,7 @@ class RetrievalConfig:
         objectives: The weights of the three losses.
         parts: How each part trains; the heads belong to projection. There is no language model.
         lora: The adapters of parts in mode "lora".
-        quantize: Parts to hold in fewer bits, such as {"vision": "nf4"}; frozen or lora only.
+        quantize: The part to hold in fewer bits, frozen or lora: {"vision": "nf4"} or "int8".
         cache: Keep what a frozen image encoder computes.
         optimizer: AdamW and its schedule.
         train: Length, batches and milestones.
@@ -79,7 +79,7 @@ class RetrievalConfig:
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    quantize: dict[str, str] = field(default_factory=dict)
     cache: CacheConfig = field(default_factory=CacheConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(vision_layer_decay=0.95)
@@ -106,7 +106,8 @@ class VqaConfig:
             branch from.
         parts: How each part trains.
         lora: The adapters of parts in mode "lora".
-        quantize: Parts to hold in fewer bits, such as {"language": "nf4"}; frozen or lora only.
+        quantize: Parts to hold in fewer bits, such as {"language": "nf4"}: language or vision,
+            frozen or lora, in "nf4" or "int8", both in the same.
         cache: Keep what a frozen image encoder computes.
         prompt: What a question becomes, for both readers, in training, evaluation and export alike.
         candidates: File with an answer a line to choose from by likelihood; None lets the model
@@ -125,7 +126,7 @@ class VqaConfig:
     stage1: str | None = None
     parts: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    quantize: dict[str, Literal["nf4", "int8"]] = field(default_factory=dict)
+    quantize: dict[str, str] = field(default_factory=dict)
     cache: CacheConfig = field(default_factory=CacheConfig)
     prompt: str = "Question: {} Answer:"
     candidates: str | None = None

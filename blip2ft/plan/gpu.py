@@ -45,8 +45,10 @@ def read_gpu(text: str) -> Gpu:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(gb|gib)", known)
     if found and float(found[1]) > 0:
         return Gpu(int(float(found[1]) * (GB if found[2] == "gb" else GIB)))
-    near = get_close_matches(known, GPUS, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = [name for name in GPUS if name.startswith(known)] or get_close_matches(known, GPUS, 1)
+    if re.fullmatch(r"\d+(\.\d+)?g?", known):  # a size that lacks its unit
+        near = [f"{known.removesuffix('g')}GB"]
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(
         f"--gpu is {text!r}: allowed is a size such as 24GB or 22.5GiB, or one of "
         f"{', '.join(GPUS)}{hint}"

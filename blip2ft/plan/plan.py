@@ -15,6 +15,7 @@ from blip2ft.plan.length import count_images, count_samples, count_steps, disk
 from blip2ft.plan.memory import Memory, Rehearsed, rehearse_sizes
 from blip2ft.plan.model import Setup, read_model_config
 from blip2ft.plan.switches import Switch, try_switches, worth_it
+from blip2ft.training.settings import lora_warning
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def make_plan(
             "evaluate_only is true, so nothing is trained and there is nothing to plan; set it to "
             "false to plan a training run"
         )
-    notes: list[str] = []
+    warning = lora_warning(settings)
+    notes = [] if warning is None else [warning.removeprefix("warning: ")]
     setup = setup_of(task, settings, gpu, notes)
     longest = settings["data"]["max_target_tokens"]
     text = text_length(setup, settings.get("prompt", ""), longest, tokens)

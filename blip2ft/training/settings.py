@@ -1,7 +1,10 @@
 """The settings of a run that no run can work with, found before anything is loaded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from blip2ft.config.model import LoraConfig
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -76,8 +79,35 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     lr, min_lr = optimizer.get("lr"), optimizer.get("min_lr")
     if lr is not None and min_lr is not None and min_lr > lr > 0:
         wrong.append(f"optimizer.min_lr is {min_lr}: allowed is 0 up to optimizer.lr, {lr}")
+    wrong += _wrong_kinds(settings.get("quantize", {}))
     if wrong:
         raise ValueError("\n".join(wrong))
+
+
+def _wrong_kinds(quantize: Mapping[str, str]) -> Iterator[str]:
+    kinds = ("nf4", "int8")
+    wrong = [part for part, kind in quantize.items() if kind not in kinds]
+    for part in wrong:
+        yield f"quantize.{part} is {quantize[part]!r}: allowed are {' and '.join(kinds)}"
+    if not wrong and len(set(quantize.values())) > 1:
+        told = " and ".join(f"{part} in {kind}" for part, kind in quantize.items())
+        yield f"quantize has {told}: allowed is one kind for both, {' or '.join(kinds)}"
+
+
+def lora_warning(settings: Mapping[str, Any]) -> str | None:
+    """What to say of settings for a LoRA where no part has one; None where there are none."""
+    if "lora" in settings["parts"].values():
+        return None
+    default = asdict(LoraConfig())
+    idle = [f"lora.{name}" for name, value in settings["lora"].items() if value != default[name]]
+    if settings["optimizer"]["lora_lr_ratio"] != 1:
+        idle.append("optimizer.lora_lr_ratio")
+    if not idle:
+        return None
+    return (
+        f"warning: no part is lora, so nothing comes of {', '.join(idle)}; set a part to lora, or "
+        "leave them out"
+    )
 
 
 def warmup_warning(warmup_steps: int, steps: int) -> str | None:

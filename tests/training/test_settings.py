@@ -13,7 +13,7 @@ from blip2ft.config import (
     StreamConfig,
 )
 from blip2ft.parse import parse_config
-from blip2ft.training.settings import RULES, check_settings, warmup_warning
+from blip2ft.training.settings import RULES, check_settings, lora_warning, warmup_warning
 
 SOURCES = {"train": SourceConfig("a.csv"), "validation": SourceConfig("b.csv")}
 CONFIGS = [
@@ -105,3 +105,34 @@ def test_a_warm_up_as_long_as_the_run_is_said():
     assert warmup_warning(9, 10) is None
     assert "warmup_steps is 1000 and the run has 30 steps" in (warmup_warning(1000, 30) or "")
     assert "take about 1," in (warmup_warning(5, 5) or "")
+
+
+@pytest.mark.parametrize(
+    ("quantize", "told"),
+    [
+        ({"language": "nf3"}, r"^quantize\.language is 'nf3': allowed are nf4 and int8$"),
+        (
+            {"language": "nf4", "vision": "int8"},
+            r"^quantize has language in nf4 and vision in int8: allowed is one kind for both",
+        ),
+    ],
+    ids=["unknown", "mixed"],
+)
+def test_kinds_of_fewer_bits_are_told_by_part(quantize, told):
+    with pytest.raises(ValueError, match=told):
+        check_settings({"quantize": quantize})
+
+
+def test_both_parts_may_be_held_in_the_same_fewer_bits():
+    check_settings({"quantize": {"language": "int8", "vision": "int8"}})
+
+
+def test_settings_of_a_lora_that_no_part_has_are_told():
+    settings = asdict(CONFIGS[0])
+    assert lora_warning(settings) is None
+    settings["lora"] |= {"init": "pissa", "r": 8}
+    settings["optimizer"]["lora_lr_ratio"] = 16.0
+    told = "no part is lora, so nothing comes of lora.r, lora.init, optimizer.lora_lr_ratio; set"
+    assert told in (lora_warning(settings) or "")
+    settings["parts"]["language"] = "lora"
+    assert lora_warning(settings) is None
