@@ -13,8 +13,10 @@ from transformers import Blip2ForImageTextRetrieval
 from blip2ft.agreement import Answers, answers
 from blip2ft.models.adapter_set import Adapters
 from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
+from blip2ft.models.identity import check_base
 from blip2ft.models.load import end_token_id, load_captioner, load_retriever
 from blip2ft.models.retriever import Retriever
+from blip2ft.models.source import read_config
 from blip2ft.models.vqa import load_vqa
 from blip2ft.whole import check_free, whole_folder
 
@@ -85,8 +87,10 @@ def load_mixed(
     for folder in others:
         _check_quantizable(folder, read_description(folder), quantize or {})
     model, processor, description = _load_base_of(first, dtype, base, revision, quantize)
-    identity = {key: description.get(key) for key in ("base", "revision", "stage1")}
-    adapters = Adapters(model.eval(), **identity)
+    if revision is None and base is None:
+        revision = description["revision"]
+    name, stage1 = base or description["base"], description.get("stage1")
+    adapters = Adapters(model.eval(), base=name, revision=revision, stage1=stage1)
     for name, folder in folders.items():
         adapters.load(folder, name)
     adapters.mix({str(run): weight for run, weight in runs.items()})
@@ -110,9 +114,12 @@ def _load_base_of(
         )
     if revision is None and base is None:
         revision = description["revision"]
+    name = base or description["base"]
+    read_config(name, revision, ("blip-2", "instructblip"))  # what is no model is told as such
+    check_base(folder, description, name, revision)
     options = {"revision": revision, "image_size": description["image_size"], "dtype": dtype}
     options["quantize"] = quantize
-    model, processor = _load_base(base or description["base"], description, options)
+    model, processor = _load_base(name, description, options)
     return model, processor, description
 
 

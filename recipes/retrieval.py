@@ -15,12 +15,15 @@ from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
 from blip2ft.quiet import quiet_libraries
 from blip2ft.training.run import check_output
-from blip2ft.training.settings import check_settings, warmup_warning
+from blip2ft.training.same_run import check_same_base, check_same_settings
+from blip2ft.training.settings import check_settings, lora_warning, warmup_warning
 
 
 def main(config: RetrievalConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
     check_settings(asdict(config))
+    if config.train.resume:
+        check_same_settings(config.output, asdict(config))
     level = cache_level(asdict(config))
     check_model_name(config.model.name)
     quiet_libraries()
@@ -37,6 +40,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+    from blip2ft.models.identity import identify
     from blip2ft.models.kernels import check_kernels, choose_attention, compile_blocks
     from blip2ft.models.load import load_retriever
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
@@ -73,6 +77,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     if not config.evaluate_only:
         check_shared(config.train.batch_size, accelerator.num_processes)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
+    if warning := lora_warning(asdict(config)):
+        say(warning)
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
@@ -102,6 +108,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         objectives=weights,
         itg_head=config.itg_head,
     )
+    base = identify(config.model.name, config.model.revision)
+    check_same_base(config.output, base)
     lora = attach_lora(model, parts, **asdict(config.lora), device=accelerator.device)
     set_trainable(model, parts, frozen)
     for _, parameter in model.unused_parameters():
@@ -150,7 +158,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         return scores
 
     if config.evaluate_only:
-        start_run(run, config_yaml, accelerator, resume=config.train.resume)
+        start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
         scores = evaluate(final_records, final, 0)
         say(f"\n{score_table({}, scores)}")
         say(f"\nnothing was trained; everything lies in {run}")
@@ -189,7 +197,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         start_from_inputs(model, feed, retrieval_loss, accelerator)
 
     # From here on there is a run.
-    start_run(run, config_yaml, accelerator, resume=config.train.resume)
+    start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     model, optimizer = accelerator.prepare(model, optimizer)
     if level is not None:
@@ -224,8 +232,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     if accelerator.is_main_process:
         description = describe_training(
             "retrieval",
-            base=config.model.name,
-            revision=config.model.revision,
+            base,
             image_size=bare.config.vision_config.image_size,
             parts=parts,
             quantize=config.quantize,

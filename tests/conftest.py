@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from blip2ft.cli import main
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+from blip2ft.models.identity import identify
 from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import set_trainable
 from blip2ft.models.retriever import Retriever
@@ -255,8 +256,7 @@ def run_folder(opt_folder, tmp_path_factory) -> Path:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     description = describe_training(
         "caption",
-        base=str(opt_folder),
-        revision=None,
+        identify(str(opt_folder)),
         image_size=28,
         parts=parts,
         prompt="the photo of",

@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from transformers import Blip2Processor
+from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from blip2ft.captioner import caption
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.images import open_image, transforms_for
-from blip2ft.export import adapter_folder, export_run, load_finetuned
+from blip2ft.export import adapter_folder, export_run, load_finetuned, load_mixed
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+from blip2ft.models.identity import identify
 from blip2ft.models.load import end_token_id, load_captioner
 from blip2ft.models.parts import PARTS, set_trainable
 
@@ -88,8 +90,7 @@ def make_run(run: Path, base: Path, parts, *, image_size=28, quantize=None, **lo
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     description = describe_training(
         "caption",
-        base=str(base),
-        revision=None,
+        identify(str(base)),
         image_size=image_size,
         parts=parts,
         prompt=PROMPT,
@@ -304,6 +305,21 @@ def test_a_base_that_moved_can_be_named(runs, opt_folder, tmp_path):
         export_run(run, tmp_path / "out")
     export_run(run, tmp_path / "out", base=str(opt_folder))
     assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_another_base_of_the_same_shape_is_refused(run_folder, opt_folder, tmp_path):
+    other = Blip2ForConditionalGeneration.from_pretrained(opt_folder)
+    with torch.no_grad():
+        for parameter in other.language_model.parameters():
+            parameter += 0.01
+    shutil.copytree(opt_folder, tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    for load in (load_finetuned, lambda run, base: load_mixed({run: 0.5}, base=base)):
+        with pytest.raises(ValueError, match=r"run.* was trained on .*, and .*other is another"):
+            load(run_folder, base=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"other is another: the weights differ"):
+        export_run(run_folder, tmp_path / "out", base=str(tmp_path / "other"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(

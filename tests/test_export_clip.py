@@ -11,6 +11,7 @@ from blip2ft.cli import main
 from blip2ft.export import export_run, load_finetuned
 from blip2ft.inspection import describe
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
+from blip2ft.models.identity import identify
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import count_parameters, set_trainable
 from blip2ft.models.vqa import load_vqa
@@ -47,7 +48,7 @@ def runs(opt_folder, retriever_folder, tmp_path_factory) -> dict[str, Path]:
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
         description = describe_training(
-            task, base=str(base), revision=None, image_size=42, parts=parts, **settings
+            task, identify(str(base)), image_size=42, parts=parts, **settings
         )
         save_trained(model, folder / task, lora, description)
     return {task: folder / task for task in TASKS}

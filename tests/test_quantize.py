@@ -18,6 +18,7 @@ from blip2ft.export import export_run, load_finetuned, load_mixed
 from blip2ft.index import index_photos, search_photos
 from blip2ft.models.adapter_set import Adapters
 from blip2ft.models.adapters import attach_lora, describe_training, load_trained, save_trained
+from blip2ft.models.identity import identify
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import part_of, set_trainable
 from blip2ft.photos.shards import read_maker
@@ -48,8 +49,7 @@ def make_run(run: Path, base: Path, parts=PARTS, quantize=None) -> Path:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     description = describe_training(
         "caption",
-        base=str(base),
-        revision=None,
+        identify(str(base)),
         image_size=28,
         parts=parts,
         quantize=quantize or {},

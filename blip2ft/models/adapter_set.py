@@ -39,9 +39,9 @@ from blip2ft.models.adapters import (
     FULL_FILE,
     LORA_FILE,
     check_fit,
-    locate_source,
     read_description,
 )
+from blip2ft.models.identity import check_base, locate_source
 from blip2ft.models.peft_layers import inject, lora_places, set_active, take_off
 from blip2ft.models.retriever import Retriever
 
@@ -75,7 +75,7 @@ class Adapters:
     ) -> None:
         """model: a base as it is loaded, on its device.
 
-        base: what the adapters call it, if it was loaded from elsewhere; revision: of a hub base;
+        base: what it was loaded from, where the model doesn't say; revision: of a hub base;
         stage1: where the text branch of its Q-Former came from, as for `load_vqa`.
         """
         if any(isinstance(module, LoraLayer) for module in model.modules()):
@@ -84,12 +84,11 @@ class Adapters:
             )
         self.model = model
         self.active: dict[str, float] = {}
-        name = base if base is not None else str(getattr(model, "name_or_path", ""))
-        self._base = {
-            "base": locate_source(name),
-            "revision": revision,
-            "stage1": None if stage1 is None else locate_source(stage1),
-        }
+        self._name = base if base is not None else str(getattr(model, "name_or_path", ""))
+        if not self._name:
+            raise ValueError("what the model was loaded from isn't known; say it (base=)")
+        self._revision = revision
+        self._stage1 = None if stage1 is None else locate_source(stage1)
         # the same parameters keep their places within peft's layers, where their names are longer
         self._own = dict(model.named_parameters())
         self._base_tensors: dict[str, Tensor] = {}
@@ -115,7 +114,7 @@ class Adapters:
         self._check_description(folder, read_description(folder))
         full_path, lora_path = folder / FULL_FILE, folder / LORA_FILE
         full = load_file(full_path) if full_path.is_file() else {}
-        origin = f"it was trained on {self._base['base']!r}"
+        origin = f"it was trained on {self._name!r}"
         places = {key: self._own[key] for key in full if key in self._own}
         check_fit(full_path, full, places, origin)
         state: dict[str, Tensor] = {}
@@ -224,13 +223,12 @@ class Adapters:
                 f"{folder} was trained for {task}, on a {wanted.__name__}; the model is a "
                 f"{type(self.model).__name__}: take an adapter of its own task"
             )
-        for what, here in self._base.items():
-            there = description.get(what)
-            if there != here:
-                raise ValueError(
-                    f"{folder} was trained on another base: its {what} is {there!r}, the model's "
-                    f"{here!r}; adapters of one base go together"
-                )
+        check_base(folder, description, self._name, self._revision)
+        if description.get("stage1") != self._stage1:
+            raise ValueError(
+                f"{folder} was trained on another base: its stage1 is {description.get('stage1')!r}"
+                f", the model's {self._stage1!r}; adapters of one base go together"
+            )
         config: Any = self.model.config
         size, here = description.get("image_size"), config.vision_config.image_size
         if size not in (None, here):

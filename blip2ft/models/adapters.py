@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from blip2ft.models.identity import Base
 from blip2ft.models.lora_init import (
     FROM_WEIGHT,
     INITS,
@@ -181,14 +182,9 @@ def _of_twice_the_rank(lora: LoraConfig) -> LoraConfig:
     return replace(lora, r=2 * lora.r, lora_alpha=alpha, use_rslora=False)
 
 
-def describe_training(task: str, *, base: str, revision: str | None, **rest: Any) -> dict[str, Any]:
-    """What blip2ft.json says of trained weights; see `locate_source` for the base's name."""
-    return {"task": task, "base": locate_source(base), "revision": revision, **rest}
-
-
-def locate_source(name: str) -> str:
-    """A hub id as it is, a local folder by its full path."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+def describe_training(task: str, base: Base, **rest: Any) -> dict[str, Any]:
+    """What blip2ft.json says of trained weights."""
+    return {"task": task, **asdict(base), **rest}
 
 
 def read_description(folder: Path) -> dict[str, Any]:

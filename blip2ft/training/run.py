@@ -1,6 +1,7 @@
 """A run's folder: what was asked for, on what, and everything that came of it.
 
 config.yaml          every setting, resolved
+base.json            what it started from: name, commit and digest of the weights
 environment.json     versions, git commit, hardware, command
 stream.json          the shards that a run on a stream learns from
 log.jsonl            loss, rate and speed while training
@@ -22,10 +23,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blip2ft.training.same_run import keep_base
 from blip2ft.whole import remove_partial, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from blip2ft.models.identity import Base
 
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
@@ -67,10 +71,13 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     (run / f"config{suffix}.yaml").write_text(config_yaml)
 
 
-def start_run(run: Path, config_yaml: str, accelerator: "Accelerator", *, resume: bool) -> None:
+def start_run(
+    run: Path, config_yaml: str, base: "Base", accelerator: "Accelerator", *, resume: bool
+) -> None:
     """Open the folder and the trackers of a run; call on every process, after `check_output`."""
     if accelerator.is_main_process:
         open_run(run, config_yaml, resume=resume)
+        keep_base(run, base)
     accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
     accelerator.wait_for_everyone()
 

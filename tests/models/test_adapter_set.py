@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from blip2ft.models.adapters import (
     save_trained,
     trainable_state,
 )
+from blip2ft.models.identity import identify
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import set_trainable
 from blip2ft.models.vqa import load_vqa
@@ -42,8 +44,8 @@ def train(model, folder, parts, seed, *, task="caption", base, image_size=28, **
     with torch.no_grad():
         for tensor in trainable_state(model).values():
             tensor += 0.05 * torch.randn_like(tensor)
-    description = {"base": str(base), "revision": None, "image_size": image_size}
-    save_trained(model, folder, lora, describe_training(task, **description))
+    description = describe_training(task, identify(str(base)), image_size=image_size)
+    save_trained(model, folder, lora, description)
     return folder
 
 
@@ -235,14 +237,21 @@ def test_a_change_within_an_answer_is_refused(adapters):
 
 
 def test_adapters_of_other_bases_classes_and_sizes_change_nothing(
-    adapters, base, folders, batch, tmp_path, request
+    adapters, base, folders, batch, opt_folder, tmp_path, request
 ):
     adapters.switch("lora")
     expected, names = logits(adapters.model, batch), adapters.names
     text = json.loads((folders["full"] / "blip2ft.json").read_text())
     said = {
-        r"trained on another base: its base is '/other', the model's '.*opt": {"base": "/other"},
-        r"its revision is 'v2', the model's None": {"revision": "v2"},
+        r"changed was trained on /other at abcdef012345, and .*opt.* is another: the weights": {
+            "base": "/other",
+            "revision": "abcdef0123456",
+            "base_digest": "0",
+        },
+        r"changed was trained on .*opt.*, which has changed since: the weights differ": {
+            "base_digest": "0"
+        },
+        r"trained on another base: its stage1 is '/bert', the model's None": {"stage1": "/bert"},
         r"trained for retrieval, on a Retriever; the model is a Blip2For": {"task": "retrieval"},
         r"trained for vqa, on a InstructBlipFor": {"task": "vqa"},
         r"trained at 42 px, the model is at 28 px; load the base with image_size=42": {
@@ -256,9 +265,7 @@ def test_adapters_of_other_bases_classes_and_sizes_change_nothing(
         with pytest.raises(ValueError, match=message):
             adapters.load(folder, "new")
     other = load_captioner(request.getfixturevalue("t5_folder"))[0]
-    folder = train(
-        other, tmp_path / "t5", {"language": "lora"}, 0, base=adapters._base["base"], r=2
-    )
+    folder = train(other, tmp_path / "t5", {"language": "lora"}, 0, base=opt_folder, r=2)
     with pytest.raises(ValueError, match=r"doesn't fit .*lora_A.*has nothing of that name"):
         adapters.load(folder, "new")
     with pytest.raises(ValueError, match="an adapter 'full' is loaded already"):
@@ -292,6 +299,20 @@ def test_a_dora_on_what_another_trained_in_full_is_not_mixed(base, opt_folder, t
     adapters.load(full, "full")
     with pytest.raises(ValueError, match="'dora' is a DoRA on weights that 'full' trained in full"):
         adapters.mix({"dora": 0.5, "full": 0.5})
+
+
+def test_a_base_that_moved_is_the_same_base(base, folders, opt_folder, tmp_path):
+    shutil.copytree(opt_folder, tmp_path / "moved")
+    adapters = Adapters(load_captioner(tmp_path / "moved")[0])
+    adapters.load(folders["lora"], "lora")
+    assert adapters.names == ["lora"]
+
+
+def test_a_model_must_be_known_by_name(base):
+    model = copy.deepcopy(base[0])
+    model.name_or_path = ""
+    with pytest.raises(ValueError, match=r"what the model was loaded from isn't known; say it"):
+        Adapters(model)
 
 
 def test_a_model_with_a_lora_is_no_base(base):

@@ -21,6 +21,7 @@ from blip2ft.models.adapters import (
     save_trained,
     trainable_state,
 )
+from blip2ft.models.identity import Base, identify
 from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import PARTS, part_of, set_trainable
 from blip2ft.tasks.caption import caption_loss
@@ -66,7 +67,7 @@ def trained(folder: Path, parts: dict[str, str], **options) -> tuple[PreTrainedM
 
 
 def describe(folder: Path) -> dict:
-    return describe_training("caption", base=str(folder), revision=None, image_size=28)
+    return describe_training("caption", identify(str(folder)), image_size=28)
 
 
 # What trains.
@@ -191,25 +192,20 @@ def test_plain_peft_reads_the_lora(model_folder, tmp_path):
     torch.testing.assert_close(logits(stock, batch), logits(model, batch), rtol=0, atol=1e-6)
 
 
-def test_the_adapter_names_its_base(opt_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(opt_folder.parent)
-    description = describe_training("caption", base=opt_folder.name, revision="v2", prompt="a")
+def test_the_adapter_names_its_base(opt_folder, tmp_path):
+    description = describe_training("caption", Base("some/model", "v2", "ab"), prompt="a")
     model, lora = trained(opt_folder, ALL_LORA)
     save_trained(model, tmp_path, lora, description)
     assert read_description(tmp_path) == {
         "task": "caption",
-        "base": str(opt_folder.resolve()),
+        "base": "some/model",
         "revision": "v2",
+        "base_digest": "ab",
         "prompt": "a",
     }
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(opt_folder.resolve())
+    assert config["base_model_name_or_path"] == "some/model"
     assert config["revision"] == "v2"
-
-
-def test_a_hub_base_keeps_its_name():
-    description = describe_training("caption", base="some/model", revision=None)
-    assert description["base"] == "some/model"
 
 
 # Merging.

@@ -19,6 +19,7 @@ from blip2ft.models.adapters import (
     save_trained,
     trainable_state,
 )
+from blip2ft.models.identity import Base
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.lora_init import INITS, frozen_starts, largest_part
 from blip2ft.models.parts import PARTS, part_of, set_trainable
@@ -109,7 +110,7 @@ def test_every_kind_comes_back_and_merges_on_every_part_of_every_class(
     expected = answer(task, model.eval())
     largest = expected.abs().max()
     assert not torch.allclose(expected, answer(task, load(task)), atol=1e-2)
-    description = describe_training("any", base="b", revision=None, image_size=28)
+    description = describe_training("any", Base("b", None, ""), image_size=28)
     save_trained(model, tmp_path, lora, description)
     again = load(task)
     load_trained(again, tmp_path)
@@ -275,7 +276,7 @@ def test_on_a_quantised_part_what_was_learned_fits_the_part_as_it_was(wide_folde
     assert torch.equal(layer.get_base_layer().weight, codes)
     hidden = torch.randn(3, 64)
     expected = layer(hidden) - layer.get_base_layer()(hidden)
-    save_trained(model, tmp_path, lora, describe_training("any", base="b", revision=None))
+    save_trained(model, tmp_path, lora, describe_training("any", Base("b", None, "")))
     plain, _ = load_captioner(wide_folder)
     load_trained(plain, tmp_path)
     tuned = plain.eval().get_submodule(name)

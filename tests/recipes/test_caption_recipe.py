@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig
@@ -102,7 +103,7 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     run_recipe(*tiny(opt_folder, photo_folder, run))
     found = {path.name for path in run.iterdir()}
     assert found == {
-        *("config.yaml", "environment.json", "log.jsonl", "metrics.jsonl"),
+        *("config.yaml", "base.json", "environment.json", "log.jsonl", "metrics.jsonl"),
         *("predictions", "checkpoints", "adapter"),
     }
     again = parse("--config", str(run / "config.yaml"))
@@ -319,8 +320,17 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
     assert [row["step"] for row in read_lines(parts / "log.jsonl")] == [1, 2]
     assert read_lines(parts / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
     # and once more after its end
-    run_recipe(*tiny(opt_folder, photo_folder, parts), *words, "--train.resume", "true")
+    again = [*tiny(opt_folder, photo_folder, parts), *words, "--train.resume", "true"]
+    run_recipe(*again)
     assert read_lines(parts / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"begun with other settings.*\n  seed was 42 and is 7\n"):
+        run_recipe(*again, "--seed", 7)
+    other = shutil.copytree(opt_folder, tmp_path / "other")
+    state = load_file(other / "model.safetensors")
+    state["query_tokens"] *= 2
+    save_file(state, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"begun on .*, and the weights of .*other are others"):
+        run_recipe(*again, "--model.name", other)
 
 
 def test_a_signal_to_the_whole_group_saves_and_stops(opt_folder, photo_folder, tmp_path):

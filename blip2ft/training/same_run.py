@@ -1,0 +1,88 @@
+"""Whether a run that is resumed is still the same: its base, what trains on it, and its order."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blip2ft.whole import write_text
+
+BASE = "base.json"  # in a run's folder
+# What decides which weights there are, what they learn and from which samples. Folders may move.
+FIXED = (
+    "model.image_size",
+    "parts",
+    "quantize",
+    "lora.r",
+    "lora.alpha",
+    "lora.dora",
+    "lora.rslora",
+    "lora.init",
+    "prompt",
+    "prefix_lm",
+    "question_in_qformer",
+    "train.batch_size",
+    "seed",
+)
+IN_LORA = "lora."  # of no account where no part has one
+
+
+def check_same_settings(run: str | Path, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where a run is to go on with settings that make it another.
+
+    settings: groups by name, as `asdict` makes them of a recipe's config; the folder's own
+      config.yaml is what the run was begun with.
+    """
+    begun = yaml.safe_load((Path(run) / "config.yaml").read_text(encoding="utf-8")) or {}
+    differing = []
+    for key in FIXED:
+        if key.startswith(IN_LORA) and "lora" not in settings["parts"].values():
+            continue
+        then, now = _value(begun, key), _value(settings, key)
+        if then != now:
+            differing.append(f"{key} was {_shown(then)} and is {_shown(now)}")
+    if differing:
+        raise ValueError(
+            f"{run} was begun with other settings, and what goes on with these is another run:\n  "
+            + "\n  ".join(differing)
+            + "\ngo on with those of before (its config.yaml has them), or begin another run with "
+            "--output FOLDER"
+        )
+
+
+def check_same_base(run: str | Path, base: Any) -> None:
+    """Raise ValueError where a run is to go on upon other weights than it was begun on.
+
+    base: a `blip2ft.models.identity.Base`.
+    """
+    path = Path(run) / BASE
+    if not path.is_file():
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    if begun["base_digest"] == base.base_digest:
+        return
+    commit = begun["revision"]
+    hint = f"--model.revision {commit}" if commit else "the weights of before as model.name"
+    raise ValueError(
+        f"{run} was begun on {begun['base']}, and the weights of {base.base} are others: frozen "
+        f"ones aren't in a checkpoint, so the model would be another; go on with {hint}"
+    )
+
+
+def keep_base(run: Path, base: Any) -> None:
+    """Write what the run starts from into its folder, once; call on one process."""
+    if not (run / BASE).exists():
+        write_text(run / BASE, json.dumps(asdict(base), indent=2) + "\n")
+
+
+def _value(settings: Any, key: str) -> Any:
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
+
+
+def _shown(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

@@ -1,0 +1,71 @@
+"""A run that goes on is the run that was begun."""
+
+from dataclasses import asdict
+
+import pytest
+import yaml
+
+from blip2ft.config import CaptionConfig
+from blip2ft.config.data import DataConfig, SourceConfig
+from blip2ft.config.model import LoraConfig, ModelConfig, PartsConfig
+from blip2ft.config.training import OptimizerConfig, TrainConfig
+from blip2ft.models.identity import Base
+from blip2ft.training.same_run import check_same_base, check_same_settings, keep_base
+
+
+def settings(**changed):
+    splits = DataConfig(train=SourceConfig("a.csv"), validation=SourceConfig("b.csv"))
+    config = {"output": "run", "model": ModelConfig("base"), "data": splits} | changed
+    return asdict(CaptionConfig(**config))
+
+
+@pytest.fixture
+def run(tmp_path):
+    begun = settings(parts=PartsConfig(language="lora"), quantize={"language": "nf4"})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(begun))
+    return tmp_path
+
+
+SAME = {"parts": PartsConfig(language="lora"), "quantize": {"language": "nf4"}}
+
+
+def test_what_may_change_may(run):
+    moved = {"model": ModelConfig("/elsewhere"), "output": "moved"}
+    rates = {"optimizer": OptimizerConfig(lr=1e-3), "train": TrainConfig(micro_batch_size=1)}
+    check_same_settings(run, settings(**SAME, **moved, **rates))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"quantize": {}}, r"quantize was \{language: nf4\} and is \{\}"),
+        ({"lora": LoraConfig(init="pissa")}, "lora.init was default and is pissa"),
+        ({"lora": LoraConfig(alpha=8)}, "lora.alpha was 32 and is 8"),
+        ({"seed": 1}, "seed was 42 and is 1"),
+        ({"train": TrainConfig(batch_size=8)}, "train.batch_size was 256 and is 8"),
+        ({"model": ModelConfig("base", image_size=364)}, "image_size was null and is 364"),
+        ({"parts": PartsConfig()}, "parts was .*language: lora.* and is .*language: frozen"),
+    ],
+)
+def test_what_makes_another_run_is_refused(run, changed, said):
+    with pytest.raises(ValueError, match=said) as error:
+        check_same_settings(run, settings(**(SAME | changed)))
+    assert "go on with those of before (its config.yaml has them)" in str(error.value)
+
+
+def test_adapters_that_nothing_has_may_be_set_otherwise(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings()))
+    check_same_settings(tmp_path, settings(lora=LoraConfig(r=2)))
+
+
+@pytest.mark.parametrize(
+    ("commit", "hint"), [("abc", "--model.revision abc"), (None, "the weights of before as")]
+)
+def test_a_run_goes_on_upon_the_weights_that_it_was_begun_on(tmp_path, commit, hint):
+    check_same_base(tmp_path, Base("some/model", commit, "1"))  # a new run
+    keep_base(tmp_path, Base("some/model", commit, "1"))
+    check_same_base(tmp_path, Base("/copy", None, "1"))
+    keep_base(tmp_path, Base("/copy", None, "1"))  # the first stays
+    said = f"begun on some/model, and the weights of /other are others: .* go on with {hint}"
+    with pytest.raises(ValueError, match=said):
+        check_same_base(tmp_path, Base("/other", None, "2"))
