@@ -1,5 +1,6 @@
 """Of the libraries' chatter only what matters."""
 
+import logging
 import sys
 
 from blip2ft.hub import quiet_retries
@@ -7,7 +8,6 @@ from blip2ft.hub import quiet_retries
 
 def quiet_libraries() -> None:
     """Our own log lines on standard error; of the libraries' chatter only what matters."""
-    import logging
     import os
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,3 +23,15 @@ def quiet_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def quiet_kernel_search() -> None:
+    """Nothing of the CPU kernel that bitsandbytes looks for as it is imported, and we don't use.
+
+    See `blip2ft.models.source.leave_unpacked`.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_kernel_search)
+
+
+def _no_kernel_search(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward" not in record.getMessage()

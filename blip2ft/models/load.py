@@ -138,6 +138,7 @@ def load_retriever(
             f"quantize names 'language', but {name} compares images and texts and has no language "
             "model; what can be quantised of it is vision"
         )
+    quantization = quantization_config(quantize or {}, compute_dtype or dtype)
     with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
@@ -148,7 +149,7 @@ def load_retriever(
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization_config(quantize or {}, compute_dtype or dtype),
+            quantization_config=quantization,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )

@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from blip2ft.hub import check_model_name
 from blip2ft.models.parts import PARTS, check_quantized
+from blip2ft.quiet import quiet_kernel_search
 
 
 def quantization_config(quantize: Mapping[str, str], dtype: torch.dtype) -> Any:
@@ -26,12 +27,14 @@ def quantization_config(quantize: Mapping[str, str], dtype: torch.dtype) -> Any:
 
     Raises ValueError for a part that can't be quantised and for other or mixed kinds.
     """
+    quiet_kernel_search()  # here, as peft imports bitsandbytes too, of whatever is loaded
     if not quantize:
         return None
     check_quantized(quantize)
     kinds = set(quantize.values())
     if len(kinds) > 1 or not kinds <= {"nf4", "int8"}:
-        raise ValueError(f"quantize has {sorted(kinds)}: allowed is one of nf4, int8 for all parts")
+        told = " and ".join(f"{part} in {kind}" for part, kind in quantize.items())
+        raise ValueError(f"quantize has {told}: allowed are nf4 and int8, the same for all parts")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:

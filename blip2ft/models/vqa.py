@@ -106,6 +106,7 @@ def load_vqa(
     if not is_instruct:
         branch = _read_text_branch(str(stage1), config)
         config = instruct_config(config, len(branch[_WORDS]), len(branch[_POSITIONS]))
+    quantization = quantization_config(quantize or {}, compute_dtype or dtype)
     with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
@@ -123,7 +124,7 @@ def load_vqa(
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization_config(quantize or {}, compute_dtype or dtype),
+            quantization_config=quantization,
             key_mapping=None if is_instruct else RENAMES,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name

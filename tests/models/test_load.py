@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from blip2ft.data.batches import Sample, text_layout
-from blip2ft.models.load import complete_tokens, end_token_id, load_captioner
+from blip2ft.models.load import complete_tokens, end_token_id, load_captioner, load_retriever
 from blip2ft.models.parts import part_of
 from blip2ft.models.source import quantization_config
+from blip2ft.models.vqa import load_vqa
 from blip2ft.tasks.caption import generate
 
 
@@ -338,8 +339,8 @@ def test_a_quantised_checkpoint_without_image_token_is_completed_as_any(
 
 @pytest.mark.parametrize("quantize", [{"language": "nf4", "vision": "int8"}, {"language": "fp4"}])
 def test_other_or_mixed_kinds_of_quantising_are_refused(opt_folder, quantize):
-    kinds = re.escape(str(sorted(set(quantize.values()))))
-    with pytest.raises(ValueError, match=rf"quantize has {kinds}: allowed is one of nf4, int8"):
+    told = " and ".join(f"{part} in {kind}" for part, kind in quantize.items())
+    with pytest.raises(ValueError, match=f"quantize has {told}: allowed are nf4 and int8"):
         load_captioner(opt_folder, quantize=quantize)
 
 
@@ -347,6 +348,23 @@ def test_quantising_without_bitsandbytes_names_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ValueError, match=r'needs bitsandbytes: pip install "blip2ft\[quantize\]"'):
         quantization_config({"language": "nf4"}, torch.float32)
+
+
+@pytest.mark.parametrize("load", [load_captioner, load_retriever, load_vqa])
+def test_without_bitsandbytes_no_other_model_is_advised(load, opt_folder, request, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    folder = request.getfixturevalue("retriever_folder" if load is load_retriever else "opt_folder")
+    options = {"stage1": request.getfixturevalue("retriever_folder")} if load is load_vqa else {}
+    with pytest.raises(ValueError, match=r'quantising needs bitsandbytes: .*\[quantize\]"$'):
+        load(folder, quantize={"vision": "nf4"}, **options)
+
+
+def test_of_bitsandbytes_warnings_only_that_on_a_kernel_we_do_not_use_is_left_out(caplog):
+    quantization_config({}, torch.float32)
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s", "no kernels")
+    logger.warning("something else")
+    assert caplog.messages == ["something else"]
 
 
 def test_quantising_nothing_needs_no_bitsandbytes(monkeypatch):

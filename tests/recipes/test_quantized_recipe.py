@@ -98,7 +98,7 @@ def test_a_quantised_run_is_killed_goes_on_and_ends_as_a_stock_model_that_captio
         (("--quantize", '{"qformer": "nf4"}'), r"quantize names 'qformer', but only language and"),
         (
             ("--parts.vision", "frozen", "--quantize", '{"vision": "nf4", "language": "int8"}'),
-            r"quantize has \['int8', 'nf4'\]: allowed is one of nf4, int8 for all parts",
+            r"quantize has vision in nf4 and language in int8: allowed is one kind for both",
         ),
         (("--optimizer.kind", "paged_adamw_8bit"), r"pages go between a CUDA GPU and its host"),
     ],
