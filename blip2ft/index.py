@@ -121,11 +121,12 @@ def search_photos(
 ) -> list[Match]:
     """The `top` photos of an index that fit a query, or that are like the one in the file `image`.
 
-    model: where the index's model is now, if it moved. quantize: {"vision": "nf4"} or "int8"; None:
-      as the index was made. Further arguments: see `PhotoIndex.search`.
+    model: where the index's model is now, if it moved. quantize: {"vision": "nf4"} or "int8", in
+      which the photos that are most like a query are matched with it; None: as the index was made.
+      Further arguments: see `PhotoIndex.search`.
 
     Raises ValueError for a missing index, an index of another model, an empty query or both a
-    query and an image, and for an image that can't be read.
+    query and an image, for an image that can't be read, and for one in other bits than the index.
     """
     check_search(query, image, top, rerank, faiss)
     opened = PhotoIndex(index, model=model, revision=revision, dtype=dtype, quantize=quantize)

@@ -69,12 +69,22 @@ def checked_maker(
             f"{out} was made with image_size {maker.image_size}, not {image_size}; leave it out, "
             "or make another index"
         )
-    if quantize not in (None, maker.quantize):
-        raise ValueError(
-            f"{out} was made with quantize {maker.quantize}, not {dict(quantize)}; leave it out, "
-            "or make another index"
-        )
+    check_bits(out, maker, quantize)
     return maker, at
+
+
+def check_bits(out: Path, maker: Maker, quantize: Mapping[str, str] | None) -> None:
+    """Raise ValueError where photos would be encoded in other bits than those of the index."""
+    if quantize in (None, maker.quantize):
+        return
+    made, given = (
+        " and ".join(f"{part} in {kind}" for part, kind in parts.items()) or "nothing in fewer bits"
+        for parts in (maker.quantize, quantize)
+    )
+    raise ValueError(
+        f"{out} was made with {made}, not with {given}, and features of the two can't be compared; "
+        "leave quantize out, for what the index was made with, or make another index"
+    )
 
 
 def fingerprint(folder: Path, known: Mapping[str, list] | None = None) -> tuple[str, dict]:

@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from blip2ft.data.images import open_image
 from blip2ft.losses import similarities
 from blip2ft.photos.encoder import Encoder
 from blip2ft.photos.files import is_changed, look_at, read_photos
-from blip2ft.photos.fingerprint import checked_maker
+from blip2ft.photos.fingerprint import check_bits, checked_maker
 from blip2ft.photos.nearest import (
     FAISS_FROM,
     arrange,
@@ -43,7 +44,7 @@ class Match:
 
 
 class PhotoIndex:
-    """An index with its model loaded, for one search after the other."""
+    """An index and its model, which the first search loads, for one search after the other."""
 
     def __init__(
         self,
@@ -54,21 +55,23 @@ class PhotoIndex:
         dtype: str = "auto",
         quantize: Mapping[str, str] | None = None,
     ) -> None:
-        """quantize: parts to hold in fewer bits than the index was made with; None: as it was.
-
-        Further arguments: see `search_photos`.
-        """
+        """See `search_photos`."""
         self.folder = Path(folder)
-        maker, at = checked_maker(self.folder, model, revision, None)
+        self.maker, self.at = checked_maker(self.folder, model, revision, None)
+        self.dtype, self.quantize = dtype, quantize
         self.shards = read_shards(self.folder)
         if not self.shards:
             raise ValueError(f"{folder} holds no photo yet: blip2ft index FOLDER --out {folder}")
         self.photos = [photo for shard in self.shards for photo in shard.photos]
         # of a photo that was indexed again, the last row counts
         self.current = {photo.path: row for row, photo in enumerate(self.photos)}
-        quantize = maker.quantize if quantize is None else quantize
-        self.encoder = Encoder(at, maker.image_size, dtype, quantize)
         self._faiss: Any = None
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        quantize = self.maker.quantize if self.quantize is None else self.quantize
+        with torch.inference_mode(False):  # whoever asks for it first, its weights are plain ones
+            return Encoder(self.at, self.maker.image_size, self.dtype, quantize)
 
     @torch.inference_mode()
     def search(
@@ -93,6 +96,7 @@ class PhotoIndex:
         """
         check_search(query, image, top, rerank, faiss)
         if image is not None:
+            check_bits(self.folder, self.maker, self.quantize)
             pixels = self.encoder.transform(open_image(image))[None]
             scores: Any = similar_to_image(self.shards, self.encoder.photos(pixels)[0].float())
             return self._matches(self._present(best_first(scores), top), scores)
