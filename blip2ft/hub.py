@@ -29,6 +29,15 @@ def check_model_name(name: str) -> None:
     )
 
 
+def check_revision(name: str, revision: str | None) -> None:
+    """Raise ValueError where a revision is asked of a folder, which has none."""
+    if revision is not None and Path(name).is_dir():
+        raise ValueError(
+            f"{name} is a folder, and has no revision {revision!r}: only models on the hub have "
+            "revisions; leave it out"
+        )
+
+
 def quiet_retries() -> None:
     """One line for all retries of huggingface_hub, which no setting makes fewer."""
     told: list[str] = []

@@ -11,7 +11,8 @@ from transformers import (
 )
 
 from blip2ft.export import adapter_folder
-from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, read_description
+from blip2ft.hub import check_revision
+from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, attach_lora, read_description
 from blip2ft.models.build import empty_model
 from blip2ft.models.parts import PARTS, parts_table, set_trainable
 from blip2ft.models.retriever import Retriever
@@ -20,7 +21,11 @@ from blip2ft.models.vqa import instruct_config
 
 
 def describe(name: str, *, revision: str | None = None) -> str:
-    """The parts table of a hub id, a folder or a run, and what else matters to its use."""
+    """The parts table of a hub id, a folder or a run, and what else matters to its use.
+
+    Raises ValueError for what is none of these, and for a revision of a folder.
+    """
+    check_revision(name, revision)
     folder, parts, lines = None, dict.fromkeys(PARTS, "frozen"), []
     path = Path(name)
     if (path / "config.yaml").is_file() or (path / DESCRIPTION_FILE).is_file():
@@ -32,6 +37,9 @@ def describe(name: str, *, revision: str | None = None) -> str:
         lines = [f"trained weights  {folder}", f"task             {description['task']}"]
         if "prompt" in description:
             lines.append(f"prompt           {description['prompt']!r}")
+        if quantize := description.get("quantize"):
+            told = ", ".join(f"{part} in {kind}" for part, kind in quantize.items())
+            lines.append(f"in fewer bits    {told}, while it trained")
     config = read_config(name, revision, ("blip-2", "instructblip"))
     if folder is not None:
         config.vision_config.image_size = description["image_size"]
@@ -40,11 +48,13 @@ def describe(name: str, *, revision: str | None = None) -> str:
             text = getattr(source, "qformer_config", source)
             config = instruct_config(config, text.vocab_size, text.max_position_embeddings)
     model = empty_model(_stock_class(config), config)
-    if folder is not None and (folder / LORA_FILE).is_file():
-        inject_adapter_in_model(
-            LoraConfig.from_pretrained(str(folder)), model, low_cpu_mem_usage=True
-        )
     if folder is not None:
+        if description.get("lora") is not None:
+            attach_lora(model, parts, **description["lora"])
+        elif (folder / LORA_FILE).is_file():  # not a recipe's: what it started from isn't told
+            inject_adapter_in_model(
+                LoraConfig.from_pretrained(str(folder)), model, low_cpu_mem_usage=True
+            )
         set_trainable(model, parts)
     else:
         model.requires_grad_(False)

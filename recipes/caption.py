@@ -225,6 +225,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             image_size=bare.config.vision_config.image_size,
             parts=parts,
             quantize=config.quantize,
+            lora=None if lora is None else asdict(config.lora),
             prompt=config.prompt,
             generation=asdict(config.generation),
         )

@@ -236,6 +236,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
             image_size=bare.config.vision_config.image_size,
             parts=parts,
             quantize=config.quantize,
+            lora=None if lora is None else asdict(config.lora),
             objectives=weights,
             max_text_tokens=config.data.max_target_tokens,
         )

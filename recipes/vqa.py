@@ -242,6 +242,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             image_size=bare.config.vision_config.image_size,
             parts=parts,
             quantize=config.quantize,
+            lora=None if lora is None else asdict(config.lora),
             prompt=config.prompt,
             question_in_qformer=config.question_in_qformer,
             stage1=None if config.stage1 is None else locate_source(config.stage1),

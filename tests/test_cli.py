@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import blip2ft.captioner
+import blip2ft.commands.caption
 import blip2ft.commands.inspect
 import blip2ft.models.load
 import blip2ft.models.vqa
@@ -254,6 +255,8 @@ def test_a_revision_is_that_of_the_adapters_base(
         return read_config(name)
 
     monkeypatch.setattr(blip2ft.models.load, "read_config", read)
+    # the folder stands for a base on the hub
+    monkeypatch.setattr(blip2ft.commands.caption, "check_revision", lambda *_: None)
     words = words.format(base=opt_folder).split()
     status, _, err = blip2ft_main(
         "caption", photo_folder / "photo0.jpg", "--adapter", moved, *words
@@ -451,6 +454,24 @@ def test_a_missing_folder_is_told_without_asking_the_hub(
     assert status == 2
     assert err.startswith(f"error: there is no folder {tmp_path / 'gone'}.")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "inspect {model}",
+        "caption {photos} --model {model}",
+        "ask {photos}/photo0.jpg what? --model {model}",
+        "index {photos} --out {out} --model {model}",
+    ],
+)
+def test_a_revision_of_a_folder_is_refused(
+    blip2ft_main, opt_folder, photo_folder, tmp_path, command
+):
+    words = command.format(model=opt_folder, photos=photo_folder, out=tmp_path / "index")
+    status, out, err = blip2ft_main(*words.split(), "--revision", "main")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {opt_folder} is a folder, and has no revision 'main'")
 
 
 def test_inspect_shows_a_model(blip2ft_main, opt_folder):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from blip2ft.hub import check_model_name, quiet_retries
+from blip2ft.hub import check_model_name, check_revision, quiet_retries
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,13 @@ def test_the_nearest_folder_is_named():
 def test_a_file_is_no_model():
     with pytest.raises(ValueError, match=r"model\.pt is a file; give the folder"):
         check_model_name("model.pt")
+
+
+def test_only_a_model_on_the_hub_has_a_revision():
+    check_revision("models/photos", None)
+    check_revision("Salesforce/blip2-opt-2.7b", "main")
+    with pytest.raises(ValueError, match=r"models/photos is a folder, and has no revision 'main'"):
+        check_revision("models/photos", "main")
 
 
 def test_retries_are_one_line(monkeypatch):

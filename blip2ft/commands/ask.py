@@ -13,7 +13,7 @@ from blip2ft.commands.options import (
     load_for_answers,
     positive,
 )
-from blip2ft.hub import check_model_name
+from blip2ft.hub import check_model_name, check_revision
 from blip2ft.quiet import quiet_libraries
 
 
@@ -40,6 +40,7 @@ def _ask(arguments: argparse.Namespace) -> int:
         raise ValueError('say what to ask: IMAGE "QUESTION" for one, or --questions FILE for many')
     if arguments.model:
         check_model_name(arguments.model)
+        check_revision(arguments.model, arguments.revision)
     if not arguments.model and not arguments.adapter:
         raise ValueError("say which model: --model ID_OR_FOLDER, or --adapter RUN")
     if one and not arguments.image.is_file():

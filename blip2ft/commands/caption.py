@@ -16,7 +16,7 @@ from blip2ft.commands.options import (
     positive,
 )
 from blip2ft.data.tables import IMAGE_SUFFIXES
-from blip2ft.hub import check_model_name
+from blip2ft.hub import check_model_name, check_revision
 from blip2ft.quiet import quiet_libraries
 
 
@@ -35,6 +35,7 @@ def _caption(arguments: argparse.Namespace) -> int:
     paths = list(_image_paths(arguments.images))
     if arguments.model:
         check_model_name(arguments.model)
+        check_revision(arguments.model, arguments.revision)
     if arguments.out and arguments.out.exists():
         raise ValueError(f"{arguments.out} exists and is not overwritten; choose another --out")
     if not arguments.model and not arguments.adapter:

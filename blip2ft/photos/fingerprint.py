@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from blip2ft.hub import check_revision
 from blip2ft.models.source import explained, read_config
 from blip2ft.photos.shards import Maker, read_maker
 
@@ -24,8 +25,9 @@ WEIGHTS = (
 def model_folder(name: str, revision: str | None = None) -> Path:
     """Where the files of a folder or hub id are; for a hub id the folder's name is the commit.
 
-    Raises ValueError for what is no BLIP-2.
+    Raises ValueError for what is no BLIP-2, and for a revision of a folder.
     """
+    check_revision(name, revision)
     if Path(name).is_dir():
         read_config(name)
         return Path(name).resolve()
