@@ -210,6 +210,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         loss=caption_loss,
         count=count_labels,
         evaluate=lambda step: evaluate(validation_records, "validation", step),
+        origins=feed.origins,
         milestones=milestones_of(asdict(config.train), feed.order.steps(1)),
         max_grad_norm=config.optimizer.max_grad_norm,
         resume_from=checkpoints[-1] if checkpoints else None,
@@ -224,8 +225,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             base,
             image_size=bare.config.vision_config.image_size,
             parts=parts,
-            quantize=config.quantize,
             lora=None if lora is None else asdict(config.lora),
+            quantize=config.quantize,
             prompt=config.prompt,
             generation=asdict(config.generation),
         )

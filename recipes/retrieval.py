@@ -220,6 +220,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         count=count_pairs,
         prepare=cache_itc if config.objectives.cache_itc and feed.accumulation > 1 else None,
         evaluate=lambda step: evaluate(validation_records, "validation", step),
+        origins=feed.origins,
         milestones=milestones_of(asdict(config.train), feed.order.steps(1)),
         max_grad_norm=config.optimizer.max_grad_norm,
         resume_from=checkpoints[-1] if checkpoints else None,
@@ -235,8 +236,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
             base,
             image_size=bare.config.vision_config.image_size,
             parts=parts,
-            quantize=config.quantize,
             lora=None if lora is None else asdict(config.lora),
+            quantize=config.quantize,
             objectives=weights,
             max_text_tokens=config.data.max_target_tokens,
         )

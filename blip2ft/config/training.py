@@ -51,6 +51,8 @@ class TrainConfig:
         checkpoint_every: Steps between further checkpoints; one is saved before each evaluation.
         keep_checkpoints: How many of the newest checkpoints to keep, beside the best.
         best_metric: The metric that the best checkpoint has most of.
+        max_nonfinite: Steps that may be left out because their loss or gradient isn't finite; one
+            more stops the run.
         log_every: Steps between two lines of the loss log.
         log_with: Experiment trackers known to Accelerate, such as tensorboard or wandb.
         resume: Go on from the newest checkpoint in the run's folder.
@@ -65,6 +67,7 @@ class TrainConfig:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     best_metric: str = "cider"
+    max_nonfinite: int = 3
     log_every: int = 10
     log_with: list[str] = field(default_factory=list)
     resume: bool = False

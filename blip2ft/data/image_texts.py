@@ -52,6 +52,11 @@ class ImageTexts(Dataset):
         assert isinstance(record, Record)
         return len(record.captions[caption])
 
+    def origin(self, key: Key) -> str:
+        """Which image a sample has and where it was named, for messages."""
+        found = self.records[key.sample if self.pairs is None else self.pairs[key.sample][0]]
+        return found.origin if isinstance(found, Broken) else f"{found.image_id} ({found.origin})"
+
     def __getitem__(self, key: Key) -> ImageText | Broken:
         rng = np.random.default_rng([self.seed, key.epoch, key.sample])
         if self.pairs is not None:

@@ -43,6 +43,10 @@ class CaptionPairs(Dataset):
         """Characters of a sample's caption, where they are known before it is read."""
         return self.images.length(key)
 
+    def origin(self, key: Key) -> str:
+        """See `ImageTexts`."""
+        return self.images.origin(key)
+
     def __getitem__(self, key: Key) -> Sample | Broken:
         found = self.images[key]
         if isinstance(found, Broken):

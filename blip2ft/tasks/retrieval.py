@@ -35,6 +35,10 @@ class ImageTextPairs(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def origin(self, key: Key) -> str:
+        """See `ImageTexts`."""
+        return self.images.origin(key)
+
     def __getitem__(self, key: Key) -> Any:
         """A `Pair`; of a stream, what can't be read is `Broken`."""
         found = self.images[key]

@@ -79,6 +79,11 @@ class AnswerSamples(Dataset):
         """Characters of a sample's question, beside which answers are short."""
         return len(self.questions[self.pairs[key.sample][0]].question)
 
+    def origin(self, key: Key) -> str:
+        """Which question a sample has and where it was read, for messages."""
+        question = self.questions[self.pairs[key.sample][0]]
+        return f"{question.question_id} ({question.origin})"
+
     def __getitem__(self, key: Key) -> Sample:
         number, answer, weight = self.pairs[key.sample]
         question = self.questions[number]

@@ -99,6 +99,18 @@ class Feed:
             raise ValueError("none of the first step's samples can be read; look at the shards")
         return few
 
+    def origins(self, step: int) -> list[list[str]]:
+        """Where this process's samples of global step `step`, from 0, come from, by micro-batch."""
+        keys = self.order.micro_batches(
+            step,
+            step + 1,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            size=self.size,
+            length=self.length,
+        )
+        return [[self.samples.origin(key) for key in some] for some in keys]
+
     def batches(self, run: Path, first: int, last: int) -> Iterator[dict[str, Any]]:
         """This process's micro-batches of steps `first` to before `last`; workers start now."""
         processes = self.accelerator.num_processes

@@ -1,11 +1,11 @@
 """The loss lines of a run: to log.jsonl, the trackers and the progress bar."""
 
 import logging
+import math
 import time
 from pathlib import Path
 
 from accelerate import Accelerator
-from torch import Tensor
 from tqdm import tqdm
 
 from blip2ft.training.run import append_line
@@ -36,7 +36,7 @@ class Log:
         """The step has its batches."""
         self.waited += time.perf_counter() - self.since
 
-    def step(self, step: int, loss: float, rate: float, norm: Tensor | None, samples: int) -> None:
+    def step(self, step: int, loss: float, rate: float, norm: float, samples: int) -> None:
         """A step has ended; samples: those of all processes."""
         self.seconds += time.perf_counter() - self.since
         self.samples += samples
@@ -46,11 +46,11 @@ class Log:
         speed, waiting = self.samples / self.seconds, self.waited / self.seconds
         self.samples, self.seconds, self.waited = 0, 0.0, 0.0
         values = {"loss": loss, "lr": rate, "images_per_second": round(speed, 2)}
-        values["waiting"] = round(waiting, 3)
-        if norm is not None:
-            values["grad_norm"] = float(norm)
+        values |= {"waiting": round(waiting, 3), "grad_norm": norm}
         if self.accelerator.is_main_process:
-            append_line(self.path, {"step": step, **values})
+            # JSON has no NaN
+            kept = {name: v if math.isfinite(v) else None for name, v in values.items()}
+            append_line(self.path, {"step": step, **kept})
         self.accelerator.log(values, step=step)
         self.bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {speed:.1f} images/s")
         # the first line has the workers' start in it

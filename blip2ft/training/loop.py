@@ -1,6 +1,8 @@
 """The one training loop: it knows a task's loss, count and evaluation, and never names a task."""
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -24,23 +26,27 @@ from blip2ft.training.checkpoint import (
     set_random_state,
 )
 from blip2ft.training.log import Log
+from blip2ft.training.nonfinite import explain_step
 from blip2ft.training.optimizer import base_rate
-from blip2ft.training.preflight import name_nonfinite_part
 from blip2ft.training.run import drop_lines_after
 from blip2ft.training.signals import Signals
+from blip2ft.training.watch import Watch
 
 Batch = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Milestones:
-    """When, in steps, to evaluate, to save and to log, and what to keep."""
+    """When, in steps, to evaluate, to save and to log, what to keep, and how much to leave out."""
 
     evaluate_every: int
     checkpoint_every: int
     log_every: int = 10
     keep_checkpoints: int = 2
     best_metric: str = "cider"
+    max_nonfinite: int = 0
 
 
 def milestones_of(settings: Mapping[str, Any], epoch: int) -> Milestones:
@@ -55,17 +61,22 @@ def milestones_of(settings: Mapping[str, Any], epoch: int) -> Milestones:
         log_every=settings["log_every"],
         keep_checkpoints=settings["keep_checkpoints"],
         best_metric=settings["best_metric"],
+        max_nonfinite=settings["max_nonfinite"],
     )
 
 
 @dataclass
 class _Progress:
-    """What a checkpoint says of the run; `evaluated` is the last step with its evaluation done."""
+    """What a checkpoint says of the run.
+
+    evaluated: the last step with its evaluation done; nonfinite: steps that were left out.
+    """
 
     step: int = 0
     evaluated: int = 0
     best_step: int = 0
     best: float | None = None
+    nonfinite: int = 0
 
 
 def train(
@@ -81,6 +92,7 @@ def train(
     loss: Callable[[nn.Module, Batch], Tensor],
     count: Callable[[Batch], float],
     evaluate: Callable[[int], Mapping[str, float]],
+    origins: Callable[[int], Sequence[Sequence[str]]],
     milestones: Milestones,
     prepare: Callable[[nn.Module, list[Batch]], list[Batch]] | None = None,
     max_grad_norm: float | None = 1.0,
@@ -95,12 +107,15 @@ def train(
       how a batch is split changes nothing.
     evaluate(step): scores on the validation split; called on every process, after a checkpoint is
       saved; what it draws at random is put back. One that failed is done again after a resume.
+    origins(step): where the samples of this process come from in the step after `step`, of each of
+      its micro-batches, for messages.
     prepare(model, batches): the micro-batches of a step, on the device, as the losses shall get
       them; called before the step's first forward, and after their losses are counted.
 
     Raises Interrupted after Ctrl-C or SIGTERM and ValueError for what the loader fails with, both
-    with the state saved; ValueError for a loss that isn't finite, naming the part that it comes
-    from, or a gradient that isn't.
+    with the state saved. A step whose loss or gradient isn't finite changes nothing, and is told
+    and logged with the part and the samples that it comes from; ValueError, with the state of
+    before saved, for one more of them than `milestones.max_nonfinite`.
     """
     checkpoints, progress = run / "checkpoints", _Progress()
     trained: dict[str, Any] = {
@@ -137,7 +152,7 @@ def train(
                     raise Interrupted(saved, signals.number) from error
                 raise
             set_random_state(state)
-            set_train_mode(accelerator.unwrap_model(model))
+            set_train_mode(bare)
             check_metric(milestones.best_metric, scores)
             score, progress.evaluated = scores[milestones.best_metric], step
             if progress.best is None or score > progress.best:
@@ -146,6 +161,25 @@ def train(
                 rewrite_state(checkpoint_of(checkpoints, step), asdict(progress))
                 remove_old(checkpoints, milestones.keep_checkpoints, progress.best_step)
 
+    def leave_out(step: int, batches: Sequence[Batch], mean_loss: float) -> None:
+        told = explain_step(
+            accelerator=accelerator,
+            run=run,
+            step=step,
+            model=bare,
+            batches=[_to_device(batch, accelerator.device) for batch in batches],
+            loss=loss,
+            mean_loss=mean_loss,
+            samples=origins(progress.step),
+        )
+        if progress.nonfinite >= milestones.max_nonfinite:
+            raise ValueError(_too_many(told, progress.nonfinite, save()))
+        progress.nonfinite += 1
+        if accelerator.is_main_process:
+            logger.warning("%s. The step is left out", told)
+
+    bare = accelerator.unwrap_model(model)
+    watch = Watch(bare, accelerator)
     bar = tqdm(
         total=steps,
         initial=progress.step,
@@ -155,7 +189,7 @@ def train(
     log = Log(run / "log.jsonl", milestones.log_every, accelerator, bar)
     # workers start here: torch sets its handler of their end before `Signals` takes it away
     micro_batches = _without_end(batches(progress.step, steps))
-    set_train_mode(accelerator.unwrap_model(model))
+    set_train_mode(bare)
     with bar, Signals() as signals:
         if progress.step:
             reach_milestone()  # an evaluation that failed
@@ -183,22 +217,23 @@ def train(
                 on_device = [_to_device(batch, accelerator.device) for batch in step_batches]
                 step_batches = prepare(model, on_device)
             mean_loss = _backward(accelerator, model, step_batches, loss, total)
-            step, norm = progress.step + 1, None
-            if not math.isfinite(mean_loss):
-                where = _where_nonfinite(accelerator, model, step_batches, loss)
-                raise ValueError(f"step {step}: the loss is {mean_loss}; {where}")
-            if max_grad_norm is not None:
-                norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-                # under fp16 the scaler leaves such a step out and goes on
-                if accelerator.scaler is None and not math.isfinite(norm):
-                    raise ValueError(
-                        f"step {step}: the loss is {mean_loss:.4f}, but the gradient's norm is "
-                        f"{float(norm)}; lower optimizer.lr, or set model.precision to fp32"
-                    )
+            step = progress.step + 1
+            norm = math.nan
+            if math.isfinite(mean_loss):
+                norm = _clip(accelerator, model, max_grad_norm)
             rate = base_rate(optimizer)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            # fp16's scaler leaves a step with such a gradient out by itself
+            if math.isfinite(norm) or (accelerator.scaler is not None and math.isfinite(mean_loss)):
+                watch.gradients()
+                optimizer.step()
+                optimizer.zero_grad()
+                watch.step(step, mean_loss)
+            else:
+                leave_out(step, step_batches, mean_loss)
+            with warnings.catch_warnings():
+                # of a step that was left out, the optimizer knows nothing
+                warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step")
+                schedule.step()
             progress.step = step
             log.step(step, mean_loss, rate, norm, samples)
             reach_milestone()
@@ -235,6 +270,13 @@ def _backward(
     return float(accelerator.reduce(step_loss, "mean"))
 
 
+def _clip(accelerator: Accelerator, model: nn.Module, max_grad_norm: float | None) -> float:
+    """The gradient's norm over all parameters, of before it is clipped."""
+    most = math.inf if max_grad_norm is None else max_grad_norm
+    norm = accelerator.clip_grad_norm_(model.parameters(), most)
+    return float(norm) if norm is not None else math.nan
+
+
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -255,19 +297,13 @@ def _mend_and_go_on(broken: Exception, saved: Path) -> str:
     )
 
 
-def _where_nonfinite(
-    accelerator: Accelerator,
-    model: nn.Module,
-    batches: Sequence[Batch],
-    loss: Callable[[nn.Module, Batch], Tensor],
-) -> str:
-    bare = accelerator.unwrap_model(model)
-    for batch in batches:
-        on_device = _to_device(batch, accelerator.device)
-        where = name_nonfinite_part(bare, lambda m, b=on_device: loss(m, b), accelerator)  # type: ignore[misc]
-        if where:
-            return where
-    return "another process's batch did it, or dropout made the difference"
+def _too_many(told: str, before: int, saved: Path) -> str:
+    before_it = f" Left out before it: {before}." if before else ""
+    return (
+        f"{told}.{before_it} (The state of before the step is saved in {saved}: change what is "
+        "wrong and go on with --train.resume true; train.max_nonfinite says how many steps may be "
+        "left out.)"
+    )
 
 
 def _without_end(batches: Iterator[Any]) -> Iterator[Any]:

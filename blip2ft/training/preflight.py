@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
-from blip2ft.models.parts import PARTS, modules_of, parameters_of, part_of
+from blip2ft.models.parts import part_of
+from blip2ft.training.nonfinite import name_nonfinite_part
 
 logger = logging.getLogger(__name__)
 
@@ -141,55 +142,6 @@ def check_gradients(
         raise ValueError(f"preflight: part {part!r} shall be frozen, but the gradient reaches it")
 
 
-def name_nonfinite_part(
-    model: nn.Module, loss: Callable[[nn.Module], Tensor], accelerator: Accelerator
-) -> str:
-    """Which part first computes NaN or infinity for a batch; "" where all is finite."""
-    order: list[str] = []
-
-    def watch(part: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if part not in order and not _all_finite(output):
-                order.append(part)
-
-        return hook
-
-    # on every module: some models call a part's layers and not the part
-    handles = [
-        module.register_forward_hook(watch(part))
-        for part in PARTS
-        for top in modules_of(model, part)
-        for module in top.modules()
-    ]
-    try:
-        with torch.no_grad(), accelerator.autocast():
-            value = loss(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if order:
-        weights = [n for n, p in parameters_of(model, order[0]) if not _all_finite(p)]
-        cause = f"its weight {weights[0]} isn't finite" if weights else "its weights are finite"
-        return (
-            f"it comes from part {order[0]!r} ({cause}); in fp16 this is an overflow: use "
-            "model.precision bf16 or fp32; otherwise lower optimizer.lr"
-        )
-    if not bool(torch.isfinite(value)):
-        return "every part is finite, so it is the loss itself: is a batch without any label?"
-    return ""
-
-
 def _plain(text: str) -> str:
     # a cut between the bytes of a character decodes to a replacement character
     return "".join(unicodedata.normalize("NFKC", text).rstrip("\ufffd").split())
-
-
-def _all_finite(value: object) -> bool:
-    if isinstance(value, Tensor):
-        # quantised weights are integers
-        return not value.is_floating_point() or bool(torch.isfinite(value).all())
-    if isinstance(value, dict):
-        return all(_all_finite(v) for v in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(_all_finite(v) for v in value)
-    return True

@@ -7,6 +7,7 @@ stream.json          the shards that a run on a stream learns from
 log.jsonl            loss, rate and speed while training
 metrics.jsonl        each evaluation's scores
 broken.jsonl         samples of a stream that couldn't be read
+nonfinite.jsonl      steps that were left out, with the part and the samples concerned
 predictions/         each evaluation's answers
 checkpoints/         to resume from
 adapter/             what was trained, when the run has ended
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2ft.training.same_run import keep_base
-from blip2ft.whole import remove_partial, whole
+from blip2ft.whole import check_writable, remove_partial, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,7 +44,10 @@ class Evaluation:
 
 
 def check_output(output: str | Path, *, resume: bool) -> None:
-    """Raise ValueError where a folder is in use and `resume` is off, or has nothing to resume."""
+    """Raise ValueError for a folder that can't be written, or is in use and `resume` is off.
+
+    With `resume`, for one that has nothing to resume.
+    """
     run = Path(output)
     in_use = run.exists() and (not run.is_dir() or any(run.iterdir()))
     if in_use and not resume:
@@ -53,6 +57,7 @@ def check_output(output: str | Path, *, resume: bool) -> None:
         )
     if resume and not (run / "config.yaml").is_file():
         raise ValueError(f"nothing to resume: {run} holds no run; leave out --train.resume")
+    check_writable(run)
 
 
 def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:

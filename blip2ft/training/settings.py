@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
     "train.evaluate_every": _at_least_1(", or null for once an epoch"),
     "train.checkpoint_every": _at_least_1(", or null for each evaluation"),
     "train.keep_checkpoints": _at_least_1(": the newest is what a run resumes from"),
+    "train.max_nonfinite": NOT_NEGATIVE,
     "train.log_every": _at_least_1(),
     "generation.num_beams": _at_least_1(),
     "generation.max_new_tokens": _at_least_1(),

@@ -56,6 +56,7 @@ def small_run(
     best_metric: str = "cider",
     every: int = 2,
     keep: int = 9,
+    max_nonfinite: int = 0,
     resume_from: Path | None = None,
 ) -> tuple[nn.Module, int]:
     """Train as the recipe does; return the model and the best step.
@@ -83,6 +84,12 @@ def small_run(
         )
         return load_batches(samples, keys, layout.collate, workers=workers)
 
+    def origins(step: int) -> list[list[str]]:
+        keys = order.micro_batches(
+            step, step + 1, rank=accelerator.process_index, world_size=world, size=micro
+        )
+        return [[samples.origin(key) for key in some] for some in keys]
+
     if adamw:
         optimizer = make_optimizer(model, lr=1e-3, kind=kind)
     else:
@@ -102,7 +109,8 @@ def small_run(
         loss=loss,
         count=count_labels,
         evaluate=evaluate,
-        milestones=Milestones(every, every, 1, keep, best_metric),
+        origins=origins,
+        milestones=Milestones(every, every, 1, keep, best_metric, max_nonfinite),
         prepare=prepare,
         resume_from=resume_from,
     )

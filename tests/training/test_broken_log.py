@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import socket
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,8 +159,8 @@ def one_of_two(rank: int, run: Path, port: int) -> None:
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    blip2ft.training.loop.set_train_mode = nn.Module.train  # of a model without parts
-    model = nn.Linear(2, 1)
+    blip2ft.training.loop.set_train_mode = nn.Module.train  # of a model of one part
+    model = nn.Sequential(OrderedDict(language_projection=nn.Linear(2, 1)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -179,6 +180,7 @@ def one_of_two(rank: int, run: Path, port: int) -> None:
             loss=lambda model, batch: model(batch["x"]).sum(),
             count=lambda batch: 2,
             evaluate=lambda step: {"score": 0.0},
+            origins=lambda step: [],
             milestones=Milestones(99, 99, best_metric="score"),
         )
     except (ValueError, Interrupted) as error:

@@ -24,7 +24,7 @@ def run_steps(log: Log, clock: Clock, waits: list[float], work: float, first: in
         clock.now += wait
         log.loaded()
         clock.now += work
-        log.step(step, loss=1.0, rate=0.1, norm=None, samples=8)
+        log.step(step, loss=1.0, rate=0.1, norm=1.0, samples=8)
         clock.now += 100.0  # an evaluation
 
 

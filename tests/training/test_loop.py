@@ -4,11 +4,13 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from blip2ft.errors import Interrupted
 from blip2ft.tasks.caption import caption_loss
 from blip2ft.training import signals
 from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints
+from blip2ft.training.loop import train
 from blip2ft.training.run import append_line, read_lines
 
 
@@ -202,10 +205,58 @@ def test_a_gradient_that_isnt_finite_stops_before_the_weights_change(
         return caption_loss(model, batch) + (model.query_tokens * 0).sum().sqrt()
 
     before = small_run(opt_folder, photo_folder, tmp_path / "none", steps=0)[0].state_dict()
-    with pytest.raises(ValueError, match=r"step 1: .* the gradient's norm is nan"):
+    said = r"step 1: the gradient isn't finite; it comes from part 'qformer', .*query_tokens.* for "
+    with pytest.raises(ValueError, match=said):
         small_run(opt_folder, photo_folder, tmp_path / "run", loss=loss, watch=models.append)
     assert all(torch.equal(t, before[name]) for name, t in models[0].state_dict().items())
-    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_a_few_steps_that_arent_finite_are_left_out_named_and_counted(
+    opt_folder, photo_folder, tmp_path, caplog
+):
+    def loss(model, batch):
+        bad = batch["pixel_values"].flatten(1)[:, 0] == worst  # in whichever step it comes
+        batch = batch | {
+            "pixel_values": batch["pixel_values"].masked_fill(bad[:, None, None, None], math.nan)
+        }
+        return caption_loss(model, batch)
+
+    seen = []
+    small_run(
+        opt_folder, photo_folder, tmp_path / "see", steps=1, batch_size=1, micro=1,
+        loss=lambda m, b: seen.append(b["pixel_values"].flatten()[0]) or caption_loss(m, b),
+    )  # fmt: skip
+    worst = seen[0]
+    options = {"batch_size": 1, "micro": 1, "steps": 3, "loss": loss}
+    small_run(opt_folder, photo_folder, tmp_path / "run", max_nonfinite=1, **options)
+    assert "step 1: the loss is nan; it comes from part 'vision'" in caplog.text
+    assert "The step is left out" in caplog.text
+    (line,) = read_lines(tmp_path / "run" / "nonfinite.jsonl")
+    assert line["step"] == 1
+    assert line["loss"] == "nan"
+    (name,) = line["samples"]
+    assert re.fullmatch(r"photo\d\.jpg \(captions\.csv:\d+\)", name)
+    rows = read_lines(tmp_path / "run" / "log.jsonl")
+    assert [(row["step"], row["loss"] is None) for row in rows] == [
+        (1, True), (2, False), (3, False),
+    ]  # fmt: skip
+    state = json.loads((checkpoint_of(tmp_path / "run/checkpoints", 2) / "state.json").read_text())
+    assert state["nonfinite"] == 1
+    with pytest.raises(
+        ValueError, match=r"step 1: .*nonfinite\.jsonl\). \(The state of before the"
+    ):
+        small_run(opt_folder, photo_folder, tmp_path / "none", **options)
+
+
+def test_a_run_without_clipping_leaves_such_a_step_out_too(
+    opt_folder, photo_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("small_run.train", partial(train, max_grad_norm=None))
+    with pytest.raises(ValueError, match=r"step 1: the gradient isn't finite"):
+        small_run(
+            opt_folder, photo_folder, tmp_path,
+            loss=lambda m, b: caption_loss(m, b) + (m.query_tokens * 0).sum().sqrt(),
+        )  # fmt: skip
 
 
 def test_a_broken_image_stops_the_run_with_its_state_saved(opt_folder, photo_folder, tmp_path):
@@ -301,8 +352,8 @@ def test_a_checkpoint_knows_its_evaluation(opt_folder, photo_folder, tmp_path):
         for path in list_checkpoints(tmp_path / "checkpoints")
     ]
     assert states == [
-        {"step": 2, "evaluated": 2, "best_step": 2, "best": -2},
-        {"step": 4, "evaluated": 4, "best_step": 2, "best": -2},
+        {"step": 2, "evaluated": 2, "best_step": 2, "best": -2, "nonfinite": 0},
+        {"step": 4, "evaluated": 4, "best_step": 2, "best": -2, "nonfinite": 0},
     ]
 
 
