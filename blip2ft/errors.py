@@ -1,8 +1,15 @@
 """What stops a run, and how it is told."""
 
+import errno
 import re
 from pathlib import Path
 
+_PERMISSION = "not allowed to read or write it; change its permissions"
+NOT_ALLOWED = {
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: "its disk is read-only; have it mounted for writing",
+}
 
 class Interrupted(Exception):
     """The run was stopped by a signal, after its state was saved in `checkpoint`."""
@@ -26,3 +33,7 @@ def plain_message(error: Exception) -> str:
     # of other kinds the words alone say little: KeyError's are the key
     named = not isinstance(error, ValueError | OSError | RuntimeError)
     return f"{kind}: {text.strip()}" if named else text.strip()
+    # one place for what any command may open; the text, as a worker's error has no number
+    refused = re.match(r"\[Errno (\d+)\] .*?: (['\"])(.+?)\2", text)
+    if refused and int(refused[1]) in NOT_ALLOWED:
+        return f"{refused[3]}: {NOT_ALLOWED[int(refused[1])]}, or give another path"

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 LOCK = ".lock"
 PARTIAL = ".partial-"
+WRITING = "writing"  # the name of a thread that writes a folder
 
 
 class InUse(ValueError):
@@ -58,9 +59,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def check_free(out: Path) -> None:
-    """Raise ValueError where the folder `out` is in use."""
+    """Raise ValueError where the folder `out` is in use, or can't be made or written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is in use and is not overwritten; choose another folder")
+    check_writable(out)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ValueError where `folder`, which may not be there yet, can't be made or written."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{folder} can't be made: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{folder} can't be written: not allowed to write in {there}; change its permissions, "
+            "or choose another folder"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

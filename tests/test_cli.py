@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,23 @@ def test_caption_says_what_is_missing(
     assert message in err
 
 
+@pytest.mark.parametrize("command", ["caption {} --model {}", "index {} --model {} --out {}/new"])
+def test_a_folder_that_may_not_be_read_is_not_called_empty(
+    blip2ft_main, tmp_path, opt_folder, monkeypatch, command
+):
+    def scandir(path):
+        if str(path) == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read all
+    words = command.format(tmp_path, opt_folder, tmp_path).split()
+    status, out, err = blip2ft_main(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path}: not allowed to read or write it; change its")
+
+
 def test_the_adapter_brings_prompt_and_decoding(blip2ft_main, asked, run_folder, photo_folder):
     photo = photo_folder / "photo0.jpg"
     for adapter in (run_folder, run_folder / "adapter"):
@@ -311,6 +329,10 @@ def test_several_adapters_are_mixed(blip2ft_main, run_folder, photo_folder, tmp_
     assert "--adapter names a run twice" in twice[2]
     unread = blip2ft_main(*line, "--adapter", f"{run_folder}=much")
     assert "'much' behind the = is no number" in unread[2]
+    for weight in ("inf", "nan"):
+        endless = blip2ft_main(*line, "--adapter", f"{run_folder}={weight}")
+        assert endless[0] == 2
+        assert f"={weight}': a weight is a finite number, such as 0.5" in endless[2]
 
 
 def test_a_base_that_moved_is_given_with_the_adapter(
@@ -540,7 +562,7 @@ def test_export_says_where_and_how_exact(blip2ft_main, run_folder, tmp_path):
     ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "\nstopped\n"),
-        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 2, "denied: '/a/b'\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 2, "/a/b: not allowed to"),
         (OSError(errno.ENOSPC, "No space left on device", "/a/b"), 2, "no space left on the disk"),
     ],
 )

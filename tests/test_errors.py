@@ -5,6 +5,8 @@ from torch._utils import ExceptionWrapper
 
 from blip2ft.errors import plain_message
 
+CLOSED = "not allowed to read or write it; change its permissions, or give another path"
+
 
 @pytest.mark.parametrize(
     ("error", "message"),
@@ -14,6 +16,12 @@ from blip2ft.errors import plain_message
         (OSError(5, "Input/output error"), None),
         (RuntimeError("it failed"), None),
         (KeyError("caption"), "KeyError: 'caption'"),
+        (PermissionError(13, "Permission denied", "/a/it's"), f"/a/it's: {CLOSED}"),
+        (PermissionError(1, "Operation not permitted", "/a/b", None, "/c"), f"/a/b: {CLOSED}"),
+        (
+            OSError(30, "Read-only file system", "/a/b"),
+            "/a/b: its disk is read-only; have it mounted for writing, or give another path",
+        ),
     ],
 )
 def test_a_message_keeps_its_lines_with_and_without_a_worker(error, message):

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from blip2ft.whole import alone, remove_partial, whole, whole_folder, write_text
+from blip2ft.whole import (
+    alone,
+    check_free,
+    check_writable,
+    remove_partial,
+    whole,
+    whole_folder,
+    write_text,
+)
 
 
 def test_a_file_is_there_once_it_is_written_to_the_end(tmp_path, monkeypatch):
@@ -96,3 +104,25 @@ def test_one_run_writes_at_a_time(tmp_path):
         pass
     with alone(tmp_path), alone(tmp_path, ".lock-1"):
         pass
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_told_by_the_place_that_forbids_it(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/new/deep can't be made: .*/file is a file; choose"):
+        check_writable(tmp_path / "file" / "new" / "deep")
+    check_writable(tmp_path / "new" / "deep")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write to all
+    said = f"new/deep can't be written: not allowed to write in {tmp_path}; change its permissions"
+    for check in (check_writable, check_free):
+        with pytest.raises(ValueError, match=said):
+            check(tmp_path / "new" / "deep")
+
+
+def test_a_relative_folder_is_looked_at_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append(path) or True)
+    check_writable(Path("new/deep"))
+    assert asked == [tmp_path]

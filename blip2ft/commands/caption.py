@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from blip2ft.commands.options import (
     add_decoding_options,
@@ -86,6 +87,10 @@ def _caption(arguments: argparse.Namespace) -> int:
     return 2 if broken else 0
 
 
+def _fail(error: OSError) -> NoReturn:
+    raise error  # else a folder that can't be read would be left out
+
+
 def _image_paths(given: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """The images in `given` files and folders, each with its id; all before a model is loaded.
 
@@ -94,7 +99,9 @@ def _image_paths(given: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """
     for path in given:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            walked = os.walk(path, onerror=_fail)
+            inside = (Path(place, name) for place, _, names in walked for name in names)
+            found = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES)
             if not found:
                 allowed = ", ".join(sorted(IMAGE_SUFFIXES))
                 raise ValueError(f"the folder {path} holds no image ({allowed})")

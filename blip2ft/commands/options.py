@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ def weighted_path(text: str) -> tuple[Path, float]:
     if not equals or Path(text).exists():
         return Path(text), 1.0
     try:
-        return Path(name), float(weight)
+        number = float(weight)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no folder, and {weight!r} behind the = is no number"
         ) from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r}: a weight is a finite number, such as 0.5")
+    return Path(name), number
 
 
 def quantized_part(text: str) -> tuple[str, str]:

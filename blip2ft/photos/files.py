@@ -52,10 +52,12 @@ def find_photos(folder: str | Path) -> list[Photo]:
 
     Names that begin with a dot are left out: thumbnails, and what macOS leaves beside photos.
 
-    Raises ValueError where there is no such folder, or no image in it.
+    Raises ValueError where there is no such folder, or no image in it, and PermissionError where it
+    may not be read; of one below, a log line says so.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"there is no folder {folder}; name one that holds photos")
+    os.scandir(folder).close()  # may it be read?
     found = []
     for place, folders, names in os.walk(os.path.abspath(folder), onerror=_warn):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -107,7 +109,8 @@ def shown(path: str) -> str:
 
 
 def _warn(error: OSError) -> None:
-    logger.warning("%s can't be read (%s); what it holds is left out", error.filename, error)
+    reason = error.strerror
+    logger.warning("%s can't be read (%s); what it holds is left out", error.filename, reason)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,15 @@ def test_there_must_be_a_run_to_resume(tmp_path):
     check_output(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch, resume):
+    if resume:
+        (tmp_path / "config.yaml").write_text("")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="can't be written: not allowed to write in"):
+        check_output(tmp_path, resume=resume)
+
+
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     open_run(tmp_path, "", resume=False)
     (tmp_path / "checkpoints" / "step-00000001").mkdir()
