@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from blip2ft.config import CaptionConfig
+from blip2ft.counted import counted
 from blip2ft.features.level import cache_level
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
@@ -235,7 +236,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()
     before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
-    say(f"\nscores on the {final} split, {len(final_records)} images")
+    say(f"\nscores on the {final} split, {counted(len(final_records), 'image')}")
     if config.data.test is None:
         say("it chose the best step, so they flatter: for a fair figure give a data.test too")
     say(f"\n{score_table(before.scores, after.scores)}")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from blip2ft.config import RetrievalConfig
+from blip2ft.counted import counted
 from blip2ft.features.level import cache_level
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
@@ -246,7 +247,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()
     before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
-    say(f"\nscores on the {final} split, {len(final_records)} images")
+    say(f"\nscores on the {final} split, {counted(len(final_records), 'image')}")
     say(score_table(before.scores, after.scores))
     say(f"\n{answer_table(before.answers, after.answers)}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")

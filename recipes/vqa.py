@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from blip2ft.config import VqaConfig
+from blip2ft.counted import counted
 from blip2ft.features.level import cache_level
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
@@ -194,7 +195,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         length=samples.length,
     )
     steps = feed.steps(config.train.epochs, config.train.max_steps)
-    say(f"{len(train_questions)} questions, {len(samples)} samples; {feed.told(steps)}")
+    sizes = f"{counted(len(train_questions), 'question')}, {counted(len(samples), 'sample')}"
+    say(f"{sizes}; {feed.told(steps)}")
     if warning := warmup_warning(config.optimizer.warmup_steps, steps):
         say(warning)
 
@@ -255,7 +257,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     accelerator.end_training()
     before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
     guessed = score(final_questions, commonest_answers(train_questions, final_questions))
-    say(f"\nscores on the {final} split, {len(final_questions)} questions")
+    say(f"\nscores on the {final} split, {counted(len(final_questions), 'question')}")
     say(score_table(before.scores, after.scores))
     say(f"always the commonest answer of the type: {guessed.get('accuracy', 0):.2f}")
     say(f"\n{answer_table(_as_captions(before.answers), _as_captions(after.answers))}")

@@ -164,7 +164,7 @@ def test_an_index_is_extended_by_what_is_new_or_changed(index, photos, tmp_path,
     found = search_photos(index, WORDS[0], top=100, rerank=0)
     paths = [match.path for match in found]
     assert sorted(paths) == sorted(p.path for f in (photos, second) for p in find_photos(f))
-    assert "1 photos that fit are gone from the disk" in caplog.text
+    assert "left out, as gone from the disk: 1 photo" in caplog.text
     assert search_photos(index, image=photos / "02.png", top=1)[0].path == str(photos / "02.png")
 
 
@@ -181,13 +181,13 @@ def test_moved_and_touched_photos_are_not_encoded_again(index, photos, monkeypat
     after = search_photos(index, WORDS[1], top=99, rerank=0)
     assert all(Path(match.path).is_relative_to(moved) for match in after)
     assert {match.image_id: match.score for match in after} == before
-    assert "13 photos that fit are gone" in caplog.text
+    assert "left out, as gone from the disk: 13 photos" in caplog.text
 
 
 def test_a_photo_changed_since_is_told(index, photos, caplog):
     Image.new("RGB", (40, 40), "blue").save(photos / "02.png")
     search_photos(index, WORDS[0], top=99, rerank=0)
-    assert "1 photos that fit have changed: index them again" in caplog.text
+    assert "changed since, so index again: 1 photo" in caplog.text
 
 
 def test_matching_leaves_out_what_broke_since(index, photos, caplog):

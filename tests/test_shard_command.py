@@ -124,9 +124,7 @@ def test_broken_images_are_left_out_and_listed(shard):
     status, out, err = shard("photos/captions.csv", "--out", "out", "--size", "4")
     assert (status, out) == (0, "out: 2 shards, 7 samples\n")
     assert "captions.csv:6: photos/3.png: not an image that can be read" in err
-    assert (
-        "warning: 4 images couldn't be read and were left out; out/broken.jsonl names them" in err
-    )
+    assert "warning: 4 images couldn't be read and were left out; see out/broken.jsonl" in err
     lines = [json.loads(line) for line in Path("out/broken.jsonl").read_text().splitlines()]
     assert [line["origin"] for line in lines] == [f"captions.csv:{n}" for n in (6, 11, 12, 13)]
     _, again, told = shard("photos/captions.csv", "--out", "out", "--size", "4")
@@ -203,7 +201,7 @@ def test_a_shard_that_was_lost_or_cut_is_written_again(monkeypatch):
 def test_a_finished_folder_is_left_alone(shard):
     assert shard("photos/captions.csv", "--out", "out")[0] == 0
     times = {path: path.stat().st_mtime_ns for path in Path("out").glob("[!.]*")}
-    assert shard("photos/captions.csv", "--out", "out")[:2] == (0, "out: 1 shards, 11 samples\n")
+    assert shard("photos/captions.csv", "--out", "out")[:2] == (0, "out: 1 shard, 11 samples\n")
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import command, positive
+from blip2ft.counted import counted
 from blip2ft.hub import check_model_name
 from blip2ft.quiet import quiet_libraries
 
@@ -70,6 +71,6 @@ def _assemble(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     sizes = ", ".join(f"{part} {size:,}" for part, size in done.parameters.items())
-    print(f"{arguments.out}: {sizes} parameters; {len(done.new)} tensors are new")
+    print(f"{arguments.out}: {sizes} parameters; {counted(len(done.new), 'new tensor')}")
     print(f"train it with {NEXT[done.task]} --model.name {arguments.out}")
     return 0

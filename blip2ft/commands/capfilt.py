@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import add_quantize_option, command, positive, quantized
+from blip2ft.counted import counted
 from blip2ft.hub import check_model_name
 from blip2ft.quiet import quiet_libraries
 
@@ -110,7 +111,7 @@ def _capfilt(arguments: argparse.Namespace) -> int:
     ]
     for name, number, mean in rows:
         print(f"{name:40}{number:>12}{mean:>14}")
-    print(f"{arguments.out}: {written} samples; {counts.skipped} couldn't be read")
+    print(f"{arguments.out}: {counted(written, 'sample')}; {counts.skipped} couldn't be read")
     return 0
 
 

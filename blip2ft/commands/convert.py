@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import command
+from blip2ft.counted import counted
 from blip2ft.quiet import quiet_libraries
 
 
@@ -82,7 +83,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             allow_partial=arguments.allow_partial,
         )
     reader = "the original loads it" if back else who_loads(read_config(str(arguments.out)))
-    counts = [f"{done.written} tensors"]
+    counts = [counted(done.written, "tensor")]
     counts += [f"{len(done.new)} of them random, listed above"] if done.new else []
     counts += [f"{len(done.missing)} missing"] if done.missing else []
     counts += [f"{len(done.unused)} of the source unused"] if done.unused else []

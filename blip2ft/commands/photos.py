@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import add_quantize_option, command, positive, quantized
+from blip2ft.counted import counted
 from blip2ft.quiet import quiet_libraries
 
 
@@ -38,14 +39,14 @@ def _index(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         progress=True,
     )
-    counts = [f"{done.added} photos added", f"{done.kept} there already"]
+    counts = [f"{counted(done.added, 'photo')} added", f"{done.kept} there already"]
     counts += [f"{done.moved} moved or copied"] if done.moved else []
     counts += [f"{done.gone} gone, which searches leave out"] if done.gone else []
     print(f"{arguments.out}: {', '.join(counts)}")
     for problem in done.broken:
         print(f"error: {problem}", file=sys.stderr)
     if done.broken:
-        print(f"error: {len(done.broken)} photos couldn't be read", file=sys.stderr)
+        print(f"error: {counted(len(done.broken), 'photo')} couldn't be read", file=sys.stderr)
     return 1 if done.broken else 0
 
 

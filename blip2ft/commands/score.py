@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import command
+from blip2ft.counted import counted
 
 
 def add_score(commands: Any) -> None:
@@ -81,6 +82,7 @@ def _score_vqa(arguments: argparse.Namespace) -> int:
         [annotation.question_type for annotation in annotations.values()],
     )
     if missing:
-        print(f"{missing} annotated questions have no prediction; not scored", file=sys.stderr)
+        questions = counted(missing, "annotated question")
+        print(f"{questions} without a prediction, not scored", file=sys.stderr)
     print(json.dumps(scores, ensure_ascii=False))
     return 0

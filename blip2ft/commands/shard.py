@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import command, positive
+from blip2ft.counted import counted
 from blip2ft.quiet import quiet_libraries
 
 READING = ("format", "split", "image_root", "image_column", "caption_column", "id_column")
@@ -58,7 +59,7 @@ def _shard(arguments: argparse.Namespace) -> int:
         else:
             read = {"split": arguments.split, "revision": arguments.revision}
             path, shards, samples = index_elsewhere(arguments.source, arguments.out, **read)
-        print(f"{path}: {shards} shards, {samples} samples")
+        print(f"{path}: {counted(shards, 'shard')}, {counted(samples, 'sample')}")
         return 0
     workers = arguments.workers
     done = write_shards(
@@ -72,13 +73,14 @@ def _shard(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         **{name: getattr(arguments, name) for name in READING},
     )
-    print(f"{arguments.out}: {done.shards} shards, {done.samples} samples")
+    samples = counted(done.samples, "sample")
+    print(f"{arguments.out}: {counted(done.shards, 'shard')}, {samples}")
     if done.broken:
         for sample in done.broken[:LISTED]:
             print(f"{sample['origin']}: {sample['reason']}", file=sys.stderr)
         print(
-            f"warning: {len(done.broken)} images couldn't be read and were left out; "
-            f"{arguments.out / BROKEN} names them",
+            f"warning: {counted(len(done.broken), 'image')} couldn't be read and were left out; "
+            f"see {arguments.out / BROKEN}",
             file=sys.stderr,
         )
     return 0

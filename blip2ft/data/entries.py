@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blip2ft.counted import counted
+
 SHOWN = 5  # places named for each kind of problem; the rest are counted
 SHOWN_TEXT = 60  # characters of a caption
 CAPTION_COLUMNS = ("caption", "captions", "text")
@@ -102,9 +104,8 @@ class Problems:
             rest = self.counts[what, remedy] - len(places)
             listed = "; ".join(places) + (f"; and {rest} more" if rest else "")
             lines.append(f"- {what} ({self.counts[what, remedy]}): {listed}. {remedy}")
-        total = sum(self.counts.values())
-        count = "1 problem" if total == 1 else f"{total} problems"
-        raise ValueError(f"{self.source}: {count}\n" + "\n".join(lines))
+        total = counted(sum(self.counts.values()), "problem")
+        raise ValueError(f"{self.source}: {total}\n" + "\n".join(lines))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

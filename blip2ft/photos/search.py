@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blip2ft.counted import counted
 from blip2ft.data.images import open_image
 from blip2ft.losses import similarities
 from blip2ft.photos.encoder import Encoder
@@ -134,9 +135,9 @@ class PhotoIndex:
             changed += is_changed(photo, now)
             taken[row] = None
         if gone:
-            logger.warning("%d photos that fit are gone from the disk, and left out", gone)
+            logger.warning("left out, as gone from the disk: %s", counted(gone, "photo"))
         if changed:
-            logger.warning("%d photos that fit have changed: index them again", changed)
+            logger.warning("changed since, so index again: %s", counted(changed, "photo"))
         if not taken:
             raise ValueError(
                 f"none of the {len(self.current)} photos of {self.folder} is there now, such as "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from blip2ft.counted import counted
 from blip2ft.data.order import Order
 from blip2ft.features.level import cache_level
 from blip2ft.features.store import DIGEST, row_bytes
@@ -84,7 +85,7 @@ def make_plan(
         notes.append(f"micro_batch_size is {micro}, but a process has {share} of a step")
         micro = share
     elif share % micro:
-        notes.append(f"the last micro-batch of a step has {share % micro} samples")
+        notes.append(f"the last micro-batch of a step has {counted(share % micro, 'sample')}")
     waiting = 0
     if settings.get("objectives", {}).get("cache_itc") and accumulation > 1:
         # all micro-batches of the step, as pixels or features

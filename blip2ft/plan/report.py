@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from blip2ft.counted import counted
 from blip2ft.models.parts import PARTS
 from blip2ft.plan.gpu import CONTEXT, FRAGMENTS, GB
 from blip2ft.plan.plan import Plan
@@ -105,8 +106,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def _fit(plan: Plan) -> list[str]:
     batch = (
-        f"step         {plan.batch_size} samples: {plan.processes} processes x "
-        f"{plan.accumulation} micro-batches of {plan.micro_batch_size}"
+        f"step         {counted(plan.batch_size, 'sample')}: {counted(plan.processes, 'process')} "
+        f"x {counted(plan.accumulation, 'micro-batch')} of {plan.micro_batch_size}"
     )
     if plan.gpu is None:
         return [batch, "fits         pass --gpu, such as 24GB or a100-40, to know"]
@@ -128,7 +129,7 @@ def _length(plan: Plan) -> list[str]:
     else:
         steps = f"{plan.steps:,}"
         if plan.passes is not None:
-            steps += f", {plan.passes:.1f} epochs of {plan.samples:,} samples"
+            steps += f", {plan.passes:.1f} epochs of {counted(plan.samples or 0, 'sample')}"
     if plan.hours is not None:
         time = f"{plan.hours:.1f} h of training; evaluations and checkpoints come on top"
     elif plan.steps is None:

@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
+from blip2ft.counted import counted
 from blip2ft.data.broken import Apart, Broken, NeverEmpty
 from blip2ft.data.loading import load_batches
 from blip2ft.data.order import Key, Order
@@ -86,8 +87,9 @@ class Feed:
     def told(self, steps: int) -> str:
         """How the processes share a step, in words."""
         return (
-            f"{steps} steps of {self.order.batch_size}: {self.accelerator.num_processes} processes "
-            f"x {self.accumulation} micro-batches of {self.size}"
+            f"{counted(steps, 'step')} of {self.order.batch_size}: "
+            f"{counted(self.accelerator.num_processes, 'process')} x "
+            f"{counted(self.accumulation, 'micro-batch')} of {self.size}"
         )
 
     def first(self, count: int) -> list[Any]:
@@ -178,5 +180,5 @@ def make_feed(
 def size_of(source: Sequence[Record] | Stream, samples: Sized) -> str:
     """How much there is to learn from, in words."""
     if isinstance(source, Stream):
-        return f"{len(source):,} samples in {len(source.sizes):,} shards"
-    return f"{len(source)} images, {len(samples)} captions"
+        return f"{counted(len(source), 'sample')} in {counted(len(source.sizes), 'shard')}"
+    return f"{counted(len(source), 'image')}, {counted(len(samples), 'caption')}"

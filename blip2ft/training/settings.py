@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from blip2ft.config.model import LoraConfig
+from blip2ft.counted import counted
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -116,8 +117,9 @@ def warmup_warning(warmup_steps: int, steps: int) -> str | None:
     if warmup_steps < steps:
         return None
     return (
-        f"warning: optimizer.warmup_steps is {warmup_steps} and the run has {steps} steps, so the "
-        f"rate never reaches optimizer.lr; take about {max(1, steps // 10)}, or train longer"
+        f"warning: optimizer.warmup_steps is {warmup_steps} and the run has "
+        f"{counted(steps, 'step')}, so the rate never reaches optimizer.lr; take about "
+        f"{max(1, steps // 10)}, or train longer"
     )
 
 

@@ -167,7 +167,7 @@ def test_the_command_says_how_many_it_left_out(files, score_vqa):
     status, out, err = score_vqa(paths, "--allow-missing")
     assert status == 0
     assert json.loads(out)["overall"] == 16.67
-    assert err == "1 annotated questions have no prediction; not scored\n"
+    assert err == "1 annotated question without a prediction, not scored\n"
 
 
 def test_options_of_the_task_are_known_to_its_errors(files, score_vqa):

@@ -119,7 +119,7 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     assert [row["image_id"] for row in answers] == [f"photo{i}.jpg" for i in range(8)]
     assert all(row.keys() == {"image_id", "caption", "references"} for row in answers)
     said = capsys.readouterr().out
-    assert "8 images, 8 captions; 2 steps of 4: 1 processes x 2 micro-batches of 2" in said
+    assert "8 images, 8 captions; 2 steps of 4: 1 process x 2 micro-batches of 2" in said
     assert "scores on the validation split, 8 images\nit chose the best step, so they" in said
     assert said.count("8 of the 8 validation images are training images too") == 1
     assert f"best step {best} of 2; everything lies in {run}" in said
@@ -221,7 +221,7 @@ def test_of_two_processes_one_scores(opt_folder, photo_folder, tmp_path):
         | {"ACCELERATE_USE_CPU": "true"},
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    assert "2 processes x 1 micro-batches of 2" in found.stdout
+    assert "2 processes x 1 micro-batch of 2" in found.stdout
     assert len(set((tmp_path / "callers").read_text().split())) == 1
     assert found.stdout.count("meteor is left out: ") == 1
     rows = read_lines(run / "metrics.jsonl")
