@@ -95,6 +95,10 @@ class DataConfig:
         flip: Flip half of the training images left to right. Turn it off where captions say left
             or right.
         max_target_tokens: Longer captions are cut to so many tokens.
+        on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left out
+            and named in the run's broken.jsonl. Evaluation images have to be good. Of a
+            stream, max_broken says it.
+        max_bad_images: With "skip", the share of samples above which the run stops.
         workers: Processes that load images, per training process.
     """
 
@@ -105,6 +109,8 @@ class DataConfig:
     crop_scale: tuple[float, float] | None = (0.5, 1.0)
     flip: bool = True
     max_target_tokens: int = 64
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    max_bad_images: float = 0.01
     workers: int = 4
 
 
@@ -156,6 +162,9 @@ class VqaDataConfig:
         crop_scale: Range of the random crop's share of the image's area; None resizes the whole.
         flip: Flip half of the training images; questions on left and right forbid it.
         max_target_tokens: Longer answers are cut to so many tokens.
+        on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left out
+            and named in the run's broken.jsonl. Evaluation images have to be good.
+        max_bad_images: With "skip", the share of samples above which the run stops.
         workers: Processes that load images, per training process.
     """
 
@@ -166,4 +175,6 @@ class VqaDataConfig:
     crop_scale: tuple[float, float] | None = (0.5, 1.0)
     flip: bool = False
     max_target_tokens: int = 16
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    max_bad_images: float = 0.01
     workers: int = 4

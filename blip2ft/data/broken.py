@@ -17,6 +17,15 @@ class Broken:
     reason: str
 
 
+def broken_image(origin: str, error: ValueError, *, skip: bool) -> Broken:
+    """What stands for a sample whose image `open_image` couldn't read; the error without `skip`."""
+    if not skip:
+        raise ValueError(
+            f"{error} Or leave images that can't be read out (data.on_bad_image skip)."
+        ) from error
+    return Broken(origin, str(error).removeprefix(f"an image of {origin}: "))
+
+
 @dataclass(frozen=True, slots=True)
 class Instead:
     """A sample in the place of a batch that has none of its own."""

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from blip2ft.data.broken import Broken
+from blip2ft.data.broken import Broken, broken_image
 from blip2ft.data.images import TrainTransform
 from blip2ft.data.loading import load_pixels
 from blip2ft.data.order import Key
@@ -32,14 +32,15 @@ class ImageTexts(Dataset):
     never on the worker.
 
     pairs: record and caption of each sample. None takes each record as one sample and draws one of
-      its captions every epoch, as nobody knows how many a stream has; and there a sample that can't
-      be read is `Broken`, while a record's image that can't is an error.
+      its captions every epoch, as nobody knows how many a stream has.
+    skip: a sample whose image can't be read is `Broken`, else an error.
     """
 
     records: Sequence[Record] | Records
     pairs: Sequence[tuple[int, int]] | None
     transform: TrainTransform
     seed: int
+    skip: bool
 
     def __len__(self) -> int:
         return len(self.records) if self.pairs is None else len(self.pairs)
@@ -59,29 +60,31 @@ class ImageTexts(Dataset):
 
     def __getitem__(self, key: Key) -> ImageText | Broken:
         rng = np.random.default_rng([self.seed, key.epoch, key.sample])
-        if self.pairs is not None:
+        if self.pairs is None:
+            number, caption = key.sample, None
+        else:
             number, caption = self.pairs[key.sample]
-            record = self.records[number]
-            assert isinstance(record, Record)
-            pixels = load_pixels(record, self.transform, rng)
-            return ImageText(pixels, record.captions[caption], number)
-        found = self.records[key.sample]
+        found = self.records[number]
         if isinstance(found, Broken):
             return found
-        text = found.captions[int(rng.integers(len(found.captions)))]
+        if caption is None:
+            caption = int(rng.integers(len(found.captions)))
         try:
             pixels = load_pixels(found, self.transform, rng)
         except ValueError as error:
-            return Broken(found.origin, str(error).removeprefix(f"an image of {found.origin}: "))
-        return ImageText(pixels, text, key.sample)
+            return broken_image(found.origin, error, skip=self.skip)
+        return ImageText(pixels, found.captions[caption], number)
 
 
 def image_texts(
-    source: Sequence[Record] | Stream, transform: TrainTransform, seed: int
+    source: Sequence[Record] | Stream, transform: TrainTransform, seed: int, *, skip: bool = False
 ) -> ImageTexts:
     """The training samples of `source`: of records one for each caption, as the original counts
-    them; of a stream one for each image."""
+    them; of a stream one for each image.
+
+    skip: leave out records whose image can't be read; of a stream they always are.
+    """
     if isinstance(source, Stream):
-        return ImageTexts(source.records, None, transform, seed)
+        return ImageTexts(source.records, None, transform, seed, skip=True)
     pairs = [(i, j) for i, record in enumerate(source) for j in range(len(record.captions))]
-    return ImageTexts(source, pairs, transform, seed)
+    return ImageTexts(source, pairs, transform, seed, skip)

@@ -69,6 +69,7 @@ def caption_pairs(
     *,
     prefix_lm: bool = False,
     max_words: int = 64,
+    skip: bool = False,
 ) -> CaptionPairs:
     """The training samples of `source`: see `image_texts`.
 
@@ -77,7 +78,8 @@ def caption_pairs(
     max_words: with prefix_lm, words of a caption that are used; without, its tokens are counted
       when a batch is made.
     """
-    return CaptionPairs(image_texts(source, transform, seed), prompt, prefix_lm, max_words)
+    images = image_texts(source, transform, seed, skip=skip)
+    return CaptionPairs(images, prompt, prefix_lm, max_words)
 
 
 def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

@@ -48,10 +48,10 @@ class ImageTextPairs(Dataset):
 
 
 def image_text_pairs(
-    source: Sequence[Record] | Stream, transform: TrainTransform, seed: int
+    source: Sequence[Record] | Stream, transform: TrainTransform, seed: int, *, skip: bool = False
 ) -> ImageTextPairs:
     """The training samples of `source`: see `image_texts`."""
-    return ImageTextPairs(image_texts(source, transform, seed))
+    return ImageTextPairs(image_texts(source, transform, seed, skip=skip))
 
 
 def retrieval_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
+from blip2ft.data.broken import Broken, broken_image
 from blip2ft.data.images import EvalTransform, TrainTransform
 from blip2ft.data.loading import load_pixels
 from blip2ft.data.order import Key
@@ -64,6 +65,7 @@ class AnswerSamples(Dataset):
 
     pairs: (question, answer, weight); an answer of None is drawn from the annotators' anew each
     epoch. What is drawn depends on seed, epoch and index alone.
+    skip: a question whose image can't be read is `Broken`, else an error.
     """
 
     questions: Sequence[Question]
@@ -71,6 +73,7 @@ class AnswerSamples(Dataset):
     transform: TrainTransform
     template: str
     seed: int
+    skip: bool = False
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -84,11 +87,14 @@ class AnswerSamples(Dataset):
         question = self.questions[self.pairs[key.sample][0]]
         return f"{question.question_id} ({question.origin})"
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> Sample | Broken:
         number, answer, weight = self.pairs[key.sample]
         question = self.questions[number]
         rng = np.random.default_rng([self.seed, key.epoch, key.sample])
-        pixels = load_pixels(question, self.transform, rng)
+        try:
+            pixels = load_pixels(question, self.transform, rng)
+        except ValueError as error:
+            return broken_image(question.origin, error, skip=self.skip)
         if answer is None:
             given = [text for text in question.answers if text.strip()]
             answer = given[rng.integers(len(given))]
@@ -102,6 +108,7 @@ def answer_samples(
     seed: int,
     *,
     answers: str = "sample",
+    skip: bool = False,
 ) -> AnswerSamples:
     """The training samples of `questions`.
 
@@ -109,6 +116,7 @@ def answer_samples(
     gave it; "all" asks it once for each different answer, weighed by its share of the annotators
     (the way of ALBEF and of LAVIS datasets/datasets/coco_vqa_datasets.py). Both have the same
     expected gradient; "all" has less noise and costs a sample for each answer.
+    skip: leave out questions whose image can't be read.
     """
     if answers == "sample":
         pairs: list[tuple[int, str | None, float]] = [(i, None, 1.0) for i in range(len(questions))]
@@ -121,7 +129,7 @@ def answer_samples(
         ]
     else:
         raise ValueError(f"answers is {answers!r}: allowed are sample, all")
-    return AnswerSamples(questions, pairs, transform, template, seed)
+    return AnswerSamples(questions, pairs, transform, template, seed, skip)
 
 
 def candidate_ids(layout: TextLayout, template: str, candidates: Sequence[str]) -> list[list[int]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from blip2ft.data.broken import Broken
+
 from blip2ft.training.run import append_line, drop_lines_after, read_lines
 
 FILE = "broken.jsonl"
@@ -32,6 +34,7 @@ class BrokenLog:
         self.path, self.accelerator = run / FILE, accelerator
         self.max_broken, self.batch_size = max_broken, batch_size
         self.broken, self.asked = 0.0, 0.0
+        self.told: set[str] = set()
 
     def watch(
         self, batches: Iterable[dict[str, Any]], *, first_step: int, accumulation: int
@@ -47,6 +50,7 @@ class BrokenLog:
         logged = [row for row in read_lines(self.path) if row["step"] <= first_step]
         processes = self.accelerator.num_processes
         self.broken = len(logged) / processes
+        self.told = {row["origin"] for row in logged}
         self.asked = first_step * self.batch_size / processes
         self.accelerator.wait_for_everyone()  # all have read
         if self.accelerator.is_main_process:
@@ -57,22 +61,28 @@ class BrokenLog:
     def _watch(
         self, batches: Iterator[dict[str, Any]], first_step: int, accumulation: int
     ) -> Iterator[dict[str, Any]]:
-        told = int(self.broken)  # what was before is shared out, perhaps in fractions
         for number, batch in enumerate(batches):
             self.asked += batch.pop("asked")
             for sample in batch.pop("broken"):
-                self.broken, told = self.broken + 1, told + 1
+                self.broken += 1
                 line = {"step": first_step + number // accumulation + 1, "origin": sample.origin}
                 append_line(self.path, line | {"reason": sample.reason})
-                if told <= TOLD or not told % 100:
-                    logger.warning("left out: %s: %s", sample.origin, sample.reason)
+                self._tell(sample)
             if self.broken > allowed(self.asked, self.max_broken):
                 raise ValueError(
                     f"{self.broken:.0f} of {self.asked:.0f} samples can't be read, more than "
-                    f"max_broken allows ({self.max_broken:g}); {self.path} names them. Mend the "
-                    "shards, or raise max_broken"
+                    f"the share of {self.max_broken:g} that may; {self.path} names them. Mend the "
+                    "data, or raise data.max_bad_images, of a stream data.stream.max_broken"
                 )
             yield batch
+
+    def _tell(self, sample: Broken) -> None:
+        """Each once, in whichever epoch it comes again; of many some."""
+        if sample.origin in self.told:
+            return
+        self.told.add(sample.origin)
+        if len(self.told) <= TOLD or not len(self.told) % 100:
+            logger.warning("left out: %s: %s", sample.origin, sample.reason)
 
 
 def allowed(asked: float, max_broken: float) -> float:

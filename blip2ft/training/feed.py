@@ -20,12 +20,16 @@ from blip2ft.training.broken import BrokenLog
 from blip2ft.whole import write_text
 
 STREAM = "stream.json"  # in a run's folder
+AROUND = 16  # samples that are tried in the place of a broken one
 
 
 def open_training(
-    train: Mapping[str, Any] | None, stream: Mapping[str, Any] | None
+    train: Mapping[str, Any] | None, stream: Mapping[str, Any] | None, *, skip: bool = False
 ) -> Sequence[Record] | Stream:
     """The records of `train`, read with `read_records`, or the shards of `stream`.
+
+    skip: images that aren't there are no error yet: they are left out like others that can't be
+      read.
 
     Raises ValueError unless exactly one of them is given, and what the readers raise.
     """
@@ -36,7 +40,7 @@ def open_training(
             "that are listed (data.train.source) or shards (data.stream.sources)"
         )
     if stream is None:
-        return read_records(**train)  # type: ignore[arg-type]
+        return read_records(**train, check_images=not skip)  # type: ignore[arg-type]
     return open_stream(**{key: stream[key] for key in stream if key != "max_broken"})
 
 
@@ -51,8 +55,9 @@ class Feed:
         accelerator: Knows the processes.
         size: Samples that a process holds at once; what a step lacks is accumulated.
         workers: Processes that load, of each process.
-        stream: Where the samples come from, if it is shards: those that can't be read are then left
-            out, of all no more than the share `max_broken`.
+        stream: Where the samples come from, if it is shards.
+        max_broken: Samples that are `Broken` are left out, of all no more than this share; None
+            where there are none, as an image that can't be read is an error.
         length: Of a sample's text, to pad less: see `Order.micro_batches`.
     """
 
@@ -63,7 +68,7 @@ class Feed:
     size: int
     workers: int
     stream: Stream | None = None
-    max_broken: float = 0.0
+    max_broken: float | None = None
     length: Callable[[Key], int] | None = None
 
     def steps(self, epochs: int, max_steps: int | None) -> int:
@@ -128,11 +133,13 @@ class Feed:
         )
         if self.stream is not None:
             self._check_stream(run, self.stream.description, first)
-            samples, collate = NeverEmpty(samples, self.stream.nearby), Apart(collate)
             keys = self.stream.fetch_ahead(keys, processes)
+        if self.max_broken is not None:
+            nearby = self._next if self.stream is None else self.stream.nearby
+            samples, collate = NeverEmpty(samples, nearby), Apart(collate)
         pinned = self.accelerator.device.type == "cuda"
         loader = load_batches(samples, keys, collate, workers=self.workers, pin_memory=pinned)
-        if self.stream is None:
+        if self.max_broken is None:
             return iter(loader)
         log = BrokenLog(
             run,
@@ -141,6 +148,11 @@ class Feed:
             batch_size=self.order.batch_size,
         )
         return log.watch(loader, first_step=first, accumulation=self.accumulation)
+
+    def _next(self, key: Key) -> Iterator[Key]:
+        """What to try in the place of a sample that is broken: those after it."""
+        for number in range(key.sample + 1, key.sample + AROUND):
+            yield Key(key.epoch, number % self.order.length)
 
     def _check_stream(self, run: Path, now: dict[str, Any], first: int) -> None:
         """Keep what the stream consists of, or check that a run that goes on has the same."""
@@ -161,20 +173,31 @@ def make_feed(
     micro_batch_size: int,
     workers: int,
     seed: int,
-    max_broken: float = 0.0,
+    max_broken: float | None = None,
     length: Callable[[Key], int] | None = None,
 ) -> Feed:
     """The feed of the training samples made of `source`; see `Feed` and `Order`.
 
+    max_broken: see `broken_share`.
     length: of a sample's text, where the samples of a step don't see each other; not of a stream,
       whose texts nobody knows before they are read.
     """
     sizes = (micro_batch_size, workers)
     if isinstance(source, Stream):
         order = source.order(batch_size, seed)
-        return Feed(samples, order, collate, accelerator, *sizes, source, max_broken)
+        return Feed(samples, order, collate, accelerator, *sizes, source, max_broken or 0.0)
     order = Order(len(samples), batch_size, seed)
-    return Feed(samples, order, collate, accelerator, *sizes, length=length)
+    return Feed(samples, order, collate, accelerator, *sizes, max_broken=max_broken, length=length)
+
+
+def broken_share(data: Mapping[str, Any]) -> float | None:
+    """The share of samples that may be left out, as the `data` group of a run's settings says.
+
+    None where an image that can't be read stops the run.
+    """
+    if data.get("stream") is not None:
+        return data["stream"]["max_broken"]
+    return data["max_bad_images"] if data["on_bad_image"] == "skip" else None
 
 
 def size_of(source: Sequence[Record] | Stream, samples: Sized) -> str:

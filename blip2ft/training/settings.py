@@ -27,6 +27,7 @@ RULES: dict[str, Rule] = {
     "data.stream.cache_gb": POSITIVE,
     "data.stream.max_broken": (lambda value: 0 <= value <= 1, "0 to 1"),
     "data.max_target_tokens": _at_least_1(),
+    "data.max_bad_images": (lambda value: 0 < value <= 1, "more than 0, up to 1"),
     "data.workers": NOT_NEGATIVE,
     "lora.r": _at_least_1(),
     "lora.alpha": _at_least_1(),

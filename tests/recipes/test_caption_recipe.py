@@ -22,8 +22,8 @@ from blip2ft.models.adapters import load_trained
 from blip2ft.models.load import load_captioner
 from blip2ft.parse import parse_config
 from blip2ft.tasks.caption import caption_loss
-from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints
 from blip2ft.training.run import read_lines
+from blip2ft.training.stored import checkpoint_of, list_checkpoints
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "caption.py"
@@ -124,6 +124,27 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     assert said.count("8 of the 8 validation images are training images too") == 1
     assert f"best step {best} of 2; everything lies in {run}" in said
     assert f"blip2ft export {run} --out FOLDER" in said
+
+
+def test_a_run_goes_on_without_a_bad_image_where_that_is_asked(
+    opt_folder, photo_folder, tmp_path, caplog
+):
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    table = photos / "train.csv"
+    table.write_text((photos / "captions.csv").read_text() + "bad.jpg,a cat\ngone.jpg,a cat\n")
+    words = [*tiny(opt_folder, photos, tmp_path / "run"), "--data.train.source", table]
+    words += ["--train.max_steps", "null", "--train.epochs", 1, "--train.evaluate_every", 9]
+    with pytest.raises(ValueError, match=r"gone\.jpg \(train\.csv:11\)"):
+        run_recipe(*words)
+    (photos / "gone.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Or leave images .* out \(data\.on_bad_image skip\)"):
+        run_recipe(*words)
+    (photos / "gone.jpg").unlink()
+    run_recipe(*words, "--data.on_bad_image", "skip")
+    lines = read_lines(tmp_path / "run" / "broken.jsonl")
+    assert {line["origin"] for line in lines} == {"train.csv:10", "train.csv:11"}
+    assert caplog.text.count("left out: train.csv:10: ") == 1
 
 
 def test_a_run_never_touches_a_folder_in_use(opt_folder, photo_folder, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blip2ft.data.batches import text_layout
+from blip2ft.data.broken import Broken
 from blip2ft.data.images import transforms_for
 from blip2ft.data.order import Key
 from blip2ft.data.questions import Question
@@ -45,6 +46,19 @@ def test_answers_are_drawn_as_often_as_people_gave_them(setting):
     assert drawn["cat"] == pytest.approx(200 * 6 / 9, abs=30)
     again = [samples[Key(epoch, 0)].target for epoch in range(9)]
     assert again == [samples[Key(epoch, 0)].target for epoch in range(9)]
+
+
+def test_a_question_on_a_broken_image_is_left_out_where_that_is_asked(setting, tmp_path):
+    *_, augment, _, _ = setting
+    asked = question(tmp_path / "gone.jpg", ["cat"])
+    with pytest.raises(ValueError, match=r"gone\.jpg.*: no such image file"):
+        answer_samples([asked], augment, "the {}", seed=1)[Key(0, 0)]
+    samples = answer_samples([asked], augment, "the {}", seed=1, skip=True)
+    broken = samples[Key(0, 0)]
+    assert isinstance(broken, Broken)
+    assert broken.origin == asked.origin
+    assert "no such image file" in broken.reason
+    assert samples.origin(Key(0, 0)) == f"{asked.question_id} ({asked.origin})"
 
 
 def test_all_answers_are_weighed_by_their_share(setting):

@@ -99,8 +99,8 @@ def test_a_share_above_the_limit_stops_and_one_below_does_not(tmp_path):
     _, watched = watch(tmp_path / "b", one_of_16(), max_broken=0.02)
     with pytest.raises(
         ValueError,
-        match=r"\d+ of \d+ samples can't be read, more than max_broken allows \(0\.02\); .*broken"
-        r"\.jsonl names them\. Mend the shards, or raise max_broken",
+        match=r"\d+ of \d+ samples can't be read, more than the share of 0\.02 that may; .*broken"
+        r"\.jsonl names them\. Mend the data, or raise data\.max_bad_images, of a stream data\.st",
     ):
         list(watched)
 
@@ -114,7 +114,7 @@ def test_where_all_are_broken_the_first_few_stop_the_run(tmp_path):
 def test_a_limit_of_0_allows_none_and_of_1_all(tmp_path):
     _, watched = watch(tmp_path, [batch(), batch(1)], max_broken=0.0)
     next(watched)
-    with pytest.raises(ValueError, match=r"1 of 16 .* allows \(0\)"):
+    with pytest.raises(ValueError, match=r"1 of 16 .* the share of 0 that may"):
         next(watched)
     _, watched = watch(tmp_path, [batch(*range(8), asked=8)] * 1, max_broken=1.0)
     assert len(list(watched)) == 1
@@ -133,6 +133,17 @@ def test_chance_is_allowed_for_but_less_and_less():
     assert shares[-1] == pytest.approx(0.0103, abs=1e-4)
 
 
+def test_a_sample_that_comes_again_is_told_once(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    _, watched = watch(tmp_path, [batch(1), batch(2), batch(1)], max_broken=1)
+    list(watched)
+    _, watched = watch(tmp_path, [batch(1), batch(3)], max_broken=1, first=3)  # resumed
+    list(watched)
+    told = [re.search(r"tar: (\d)", record.message)[1] for record in caplog.records]
+    assert told == ["1", "2", "3"]
+    assert len(read_lines(tmp_path / "broken.jsonl")) == 5  # all, by step
+
+
 def test_only_the_first_are_told_one_by_one(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     _, watched = watch(tmp_path, [batch(i) for i in range(200)], max_broken=1)
@@ -141,15 +152,15 @@ def test_only_the_first_are_told_one_by_one(tmp_path, caplog):
 
 
 def test_every_hundredth_is_told_after_a_resume_on_other_processes_too(tmp_path, caplog):
-    _, watched = watch(tmp_path, [batch(1) for _ in range(11)], max_broken=1)
+    _, watched = watch(tmp_path, [batch(i) for i in range(7)], max_broken=1)
     list(watched)
     caplog.set_level(logging.WARNING)
     caplog.clear()
-    _, watched = watch(
-        tmp_path, [batch(1) for _ in range(100)], first=11, processes=2, max_broken=1
-    )
-    list(watched)  # from 5.5 on
-    assert len(caplog.records) == 5 + 1
+    again = [batch(i) for i in range(110)]
+    _, watched = watch(tmp_path, again, first=7, processes=2, max_broken=1)
+    list(watched)
+    told = [re.search(r"tar: (\d+)", record.message)[1] for record in caplog.records]
+    assert told == ["7", "8", "9", "99"]
 
 
 def one_of_two(rank: int, run: Path, port: int) -> None:
@@ -200,7 +211,7 @@ def test_when_one_process_stops_the_others_do_too(tmp_path):
         if process.is_alive():
             process.kill()
     assert [process.exitcode for process in both] == [0, 0]
-    assert (tmp_path / "told-0").read_text().startswith("Interrupted: stopped; the state is saved")
+    assert (tmp_path / "told-0").read_text().startswith("ValueError: another process can't go on")
     assert re.match(r"ValueError: \d of \d+ samples can't", (tmp_path / "told-1").read_text())
     (saved,) = (tmp_path / "checkpoints").iterdir()
     step = int(saved.name.removeprefix("step-"))

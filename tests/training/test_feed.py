@@ -1,5 +1,7 @@
-"""What a run of shards keeps of them, and checks when it goes on."""
+"""What a run of shards keeps of them and checks when it goes on; what is left out of any run."""
 
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,9 @@ sys.path.append(str(Path(__file__).parent.parent / "data"))
 from shard_files import AUGMENT, write_tars
 
 from blip2ft.data.image_texts import image_texts
-from blip2ft.training.feed import Feed, make_feed, open_training
+from blip2ft.data.records import read_records
+from blip2ft.training.feed import Feed, broken_share, make_feed, open_training
+from blip2ft.training.run import read_lines
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +62,57 @@ def test_the_main_process_writes():
     assert list(Path("run").glob("*.json")) == []
     feed_of().batches(Path("run"), 3, 4)  # a run of before there was such a file
     assert [path.name for path in Path("run").glob("*.json")] == ["stream.json"]
+
+
+@pytest.fixture
+def photos(photo_folder, tmp_path):
+    """8 photos of which one is damaged."""
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    (tmp_path / "photos" / "photo5.jpg").write_bytes(b"no picture")
+    return read_records(tmp_path / "photos" / "captions.csv")
+
+
+def feed_of_records(records, *, share: float | None, size: int = 2) -> Feed:
+    samples = image_texts(records, AUGMENT, 0, skip=share is not None)
+    collate = lambda items: {"texts": [item.text for item in items]}  # noqa: E731
+    accelerator = SimpleNamespace(
+        num_processes=1, process_index=0, is_main_process=True,
+        wait_for_everyone=lambda: None, device=torch.device("cpu"),
+    )  # fmt: skip
+    sizes = {"batch_size": 4, "micro_batch_size": size, "workers": 0, "seed": 0}
+    return make_feed(records, samples, collate, accelerator, **sizes, max_broken=share)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_images_that_cant_be_read_are_left_out_where_that_is_asked(photos, size):
+    feed = feed_of_records(photos, share=0.5, size=size)
+    batches = list(feed.batches(Path("run"), 0, 4))  # two epochs
+    lines = read_lines(Path("run/broken.jsonl"))
+    assert [line["origin"] for line in lines] == ["captions.csv:7"] * 2
+    assert "photo5.jpg" in lines[0]["reason"]
+    assert "not an image that can be read" in lines[0]["reason"]
+    # a micro-batch of it alone has another in its place
+    texts = sum(len(batch["texts"]) for batch in batches)
+    assert texts == (16 if size == 1 else 14)
+
+
+def test_else_it_is_an_error_that_names_the_file(photos):
+    feed = feed_of_records(photos, share=None)
+    with pytest.raises(ValueError, match=r"photo5\.jpg \(named in captions\.csv:7\): not an image"):
+        list(feed.batches(Path("run"), 0, 4))
+
+
+def test_the_share_is_that_of_the_settings():
+    data = {"stream": None, "on_bad_image": "stop", "max_bad_images": 0.1}
+    assert broken_share(data) is None
+    assert broken_share(data | {"on_bad_image": "skip"}) == 0.1
+    assert broken_share(data | {"stream": {"max_broken": 0.2}}) == 0.2
+
+
+def test_samples_are_named_by_image_and_place(photos):
+    feed = feed_of_records(photos, share=0.5)
+    named = feed.origins(0)
+    assert [len(names) for names in named] == [2, 2]
+    assert all(re.fullmatch(r"photo\d\.jpg \(captions\.csv:\d\)", n) for ns in named for n in ns)
+    texts = [feed.samples[key].text for key in feed.order.batch(0) if key.sample != 5]
+    assert len(texts) >= 3
