@@ -57,7 +57,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         score,
     )
     from blip2ft.training.adamw import check_kind
-    from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.checkpoint import load_weights
     from blip2ft.training.eva import start_from_inputs
     from blip2ft.training.feed import make_feed, open_training, size_of
     from blip2ft.training.loop import check_metric, milestones_of, train
@@ -65,6 +65,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.training.preflight import check_training
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import read_evaluation, record_evaluation, start_run
+    from blip2ft.training.stored import checkpoint_of, newest_whole
     from blip2ft.training.summary import answer_table, score_table
 
     # What can't work is refused before anything is loaded or written.
@@ -80,6 +81,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     if warning := lora_warning(asdict(config)):
         say(warning)
+    begun = newest_whole(Path(config.output) / "checkpoints", accelerator)
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
@@ -194,7 +196,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         few = layout.collate(feed.first(4))
         check_training(model, parts, few, retrieval_loss, accelerator)
 
-    if config.lora.init == "eva" and not list_checkpoints(run / "checkpoints"):
+    if config.lora.init == "eva" and begun is None:
         start_from_inputs(model, feed, retrieval_loss, accelerator)
 
     # From here on there is a run.
@@ -204,7 +206,6 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     if level is not None:
         set_tower_aside(bare)
 
-    checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
         evaluate(final_records, final, 0)
@@ -224,7 +225,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         origins=feed.origins,
         milestones=milestones_of(asdict(config.train), feed.order.steps(1)),
         max_grad_norm=config.optimizer.max_grad_norm,
-        resume_from=checkpoints[-1] if checkpoints else None,
+        resume_from=begun,
     )
 
     # The best weights are the run's result.

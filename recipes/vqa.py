@@ -55,7 +55,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         score,
     )
     from blip2ft.training.adamw import check_kind
-    from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints, load_weights
+    from blip2ft.training.checkpoint import load_weights
     from blip2ft.training.eva import start_from_inputs
     from blip2ft.training.feed import make_feed
     from blip2ft.training.loop import check_metric, milestones_of, train
@@ -63,6 +63,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import read_evaluation, record_evaluation, start_run
+    from blip2ft.training.stored import checkpoint_of, newest_whole
     from blip2ft.training.summary import answer_table, score_table
 
     # What can't work is refused before anything is loaded or written.
@@ -81,6 +82,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     if warning := lora_warning(asdict(config)):
         say(warning)
+    begun = newest_whole(Path(config.output) / "checkpoints", accelerator)
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
@@ -203,7 +205,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     if config.train.preflight:
         preflight(model, parts, layout, feed.first(2), caption_loss, accelerator)
 
-    if config.lora.init == "eva" and not list_checkpoints(run / "checkpoints"):
+    if config.lora.init == "eva" and begun is None:
         start_from_inputs(model, feed, caption_loss, accelerator)
 
     # From here on there is a run.
@@ -212,7 +214,6 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     model, optimizer = accelerator.prepare(model, optimizer)
     if level is not None:
         set_tower_aside(bare)
-    checkpoints = list_checkpoints(run / "checkpoints")
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
         evaluate(final_questions, final, 0)
@@ -231,7 +232,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         origins=feed.origins,
         milestones=milestones_of(asdict(config.train), feed.order.steps(1)),
         max_grad_norm=config.optimizer.max_grad_norm,
-        resume_from=checkpoints[-1] if checkpoints else None,
+        resume_from=begun,
     )
 
     # The best weights are the run's result.

@@ -36,7 +36,7 @@ def load_batches(
         num_workers=workers,
         # a loader seeds its workers from here, not from the state that dropout draws from
         generator=torch.Generator(),
-        worker_init_fn=_leave_interrupts_to_training,
+        worker_init_fn=_leave_signals_to_training,
         pin_memory=pin_memory,
     )
 
@@ -63,9 +63,12 @@ def load_pixels(
     return transform(image, rng)
 
 
-def _leave_interrupts_to_training(_worker: int) -> None:
+def _leave_signals_to_training(_worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; the one that trains saves its state and stops.
 
-    SIGTERM still ends a worker: it is how the loader itself ends those that hang.
+    SIGUSR1 comes to all processes of a job in the same way. SIGTERM still ends a worker: it is how
+    the loader itself ends those that hang.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

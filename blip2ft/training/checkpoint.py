@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or aren't there: what trains, and all that makes the run go on."""
+"""What a checkpoint holds: what trains, and all that makes the run go on."""
 
-import json
 import random
-import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,51 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from blip2ft.models.adapters import trainable_state
 from blip2ft.models.lora_init import frozen_starts
 from blip2ft.training.adamw import page_again
-from blip2ft.whole import PARTIAL, whole_folder, write_text
+from blip2ft.training.background import Writer
+from blip2ft.training.stored import REST, WEIGHTS, checkpoint_of, read_state, write_checkpoint
 
-PREFIX = "step-"
+
+@dataclass(frozen=True)
+class Taken:
+    """A run at one step, on the host: no later step changes it.
+
+    weights: what trains, in full, by name; rest: optimizer, schedule, scaler, random states of all
+    processes, of tensors and what `torch.load` takes with `weights_only`.
+    """
+
+    weights: dict[str, Tensor]
+    rest: dict[str, Any]
+
+
+def take(
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> Taken | None:
+    """What a checkpoint of this moment holds, for the process that writes it; None on the others.
+
+    Every process must call.
+    """
+    random_states = gather_object([random_state()])
+    if not accelerator.is_main_process:
+        return None
+    weights, averages = _weights_of(accelerator.unwrap_model(model)), optimizer.state_dict()
+    scaler = accelerator.scaler
+    rest = {
+        "optimizer": averages,
+        "schedule": {"last_epoch": schedule.last_epoch},
+        "scaler": scaler.state_dict() if scaler is not None else None,
+        "random": random_states,
+    }
+    return Taken(**_on_host({"weights": weights, "rest": rest}))
 
 
 def save_checkpoint(
@@ -29,25 +65,32 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     state: dict[str, Any],
+    writer: Writer | None = None,
+    then: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write `folder`/step-00000123 and return it; every process must call.
+    """Save `folder`/step-00000123 and return it; every process must call.
 
-    Trained weights, optimizer, schedule, gradient scaler, random states of all processes, and
-    `state` (JSON), of which "step" names the checkpoint. Written beside, flushed to disk, renamed:
-    a kill at any moment leaves the checkpoint whole or no checkpoint. Frozen weights aren't saved.
+    state: JSON, of which "step" names the checkpoint; one that is there is never written again.
+    writer: writes it while training goes on, and says whether it could; without one it is written
+      on return. then: called by the process that writes, when it is written.
+
+    Raises ValueError as `write_checkpoint` does, where there is no writer.
     """
     final = checkpoint_of(folder, state["step"])
-    random_states = gather_object([random_state()])
-    if accelerator.is_main_process and not final.exists():
-        scaler = accelerator.scaler
-        rest = {
-            "optimizer": optimizer.state_dict(),
-            "schedule": {"last_epoch": schedule.last_epoch},
-            "scaler": scaler.state_dict() if scaler is not None else None,
-            "random": random_states,
-        }
-        _write(final, _weights_of(accelerator.unwrap_model(model)), rest, state)
-    accelerator.wait_for_everyone()
+    if writer is not None:
+        writer.wait()  # one is held in memory at a time
+    taken = take(accelerator=accelerator, model=model, optimizer=optimizer, schedule=schedule)
+
+    def write() -> None:
+        if taken is not None and not final.exists():
+            write_checkpoint(final, taken.weights, taken.rest, state)
+            then()
+
+    if writer is None:
+        write()
+        accelerator.wait_for_everyone()
+    elif taken is not None:
+        writer.start(write)
     return final
 
 
@@ -66,7 +109,7 @@ def load_checkpoint(
     Raises ValueError where what trains now isn't what trained then.
     """
     load_weights(checkpoint, accelerator.unwrap_model(model))
-    rest = torch.load(checkpoint / "rest.pt", map_location="cpu", weights_only=True)
+    rest = torch.load(checkpoint / REST, map_location="cpu", weights_only=True)
     _load_optimizer(checkpoint, optimizer, rest["optimizer"])
     # the schedule is a function of the step
     schedule.last_epoch = rest["schedule"]["last_epoch"]
@@ -79,7 +122,7 @@ def load_checkpoint(
         accelerator.scaler.load_state_dict(rest["scaler"])
     if len(rest["random"]) == accelerator.num_processes:
         set_random_state(rest["random"][accelerator.process_index])
-    return json.loads((checkpoint / "state.json").read_text())
+    return read_state(checkpoint)
 
 
 def load_weights(checkpoint: Path, model: nn.Module) -> None:
@@ -88,7 +131,7 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
     Raises ValueError where the two don't have the same names.
     """
     own = _weights_of(model)
-    weights = load_file(checkpoint / "trained.safetensors")
+    weights = load_file(checkpoint / WEIGHTS)
     if weights.keys() != own.keys():
         other = sorted(weights.keys() ^ own.keys())
         raise ValueError(
@@ -98,32 +141,6 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
-
-
-def rewrite_state(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Put another `state` in the place of a checkpoint's own, at once; call on one process."""
-    write_text(checkpoint / "state.json", _json(state))
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in `folder`, oldest first."""
-    found = (p for p in folder.glob(f"{PREFIX}*") if (p / "state.json").is_file())
-    return sorted(found, key=lambda p: int(p.name.removeprefix(PREFIX)))
-
-
-def checkpoint_of(folder: Path, step: int) -> Path:
-    """The checkpoint of `step` in `folder`."""
-    return folder / f"{PREFIX}{step:08d}"
-
-
-def remove_old(folder: Path, keep: int, best: int | None) -> None:
-    """Remove all but the `keep` newest checkpoints and that of step `best`."""
-    checkpoints = list_checkpoints(folder)
-    for checkpoint in checkpoints[: max(0, len(checkpoints) - keep)]:
-        if int(checkpoint.name.removeprefix(PREFIX)) != best:
-            # renamed first: a half-removed checkpoint must not look whole
-            gone = checkpoint.rename(folder / f"{PARTIAL}{checkpoint.name}")
-            shutil.rmtree(gone)
 
 
 def random_state() -> dict[str, Any]:
@@ -150,21 +167,34 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+def _weights_of(model: nn.Module) -> dict[str, Tensor]:
     """What trains, and the frozen values that a LoRA subtracts: decomposed anew they may differ."""
     return trainable_state(model) | frozen_starts(model)
 
 
-def _write(
-    final: Path, weights: dict[str, torch.Tensor], rest: dict[str, Any], state: dict[str, Any]
-) -> None:
-    with whole_folder(final) as partial:
-        weights = {name: t.cpu().contiguous() for name, t in weights.items()}
-        save_file(weights, partial / "trained.safetensors", {"format": "pt"})
-        # to an open file: to a path, torch hides why it failed, such as a full disk
-        with (partial / "rest.pt").open("wb") as file:
-            torch.save(rest, file)
-        (partial / "state.json").write_text(_json(state))
+def _on_host(value: Any) -> Any:
+    """A copy in the host's memory of all tensors in nested mappings, lists and tuples."""
+    if torch.cuda.is_available():
+        # kernels may still write; of paged averages the host's own memory
+        torch.cuda.synchronize()
+    copied = _copied(value)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return copied
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        if value.device.type != "cuda":
+            return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        # pinned: the copies of many tensors run on, without one wait each
+        pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        return pinned.copy_(value.detach(), non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return value
 
 
 def _load_optimizer(
@@ -190,7 +220,3 @@ def _load_optimizer(
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
     page_again(optimizer)
-
-
-def _json(state: dict[str, Any]) -> str:
-    return json.dumps(state, indent=2) + "\n"

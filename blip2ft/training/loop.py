@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,19 @@ from tqdm import tqdm
 
 from blip2ft.errors import Interrupted, plain_message
 from blip2ft.models.parts import set_train_mode
+from blip2ft.training.background import Writer
 from blip2ft.training.checkpoint import (
-    checkpoint_of,
     load_checkpoint,
     random_state,
-    remove_old,
-    rewrite_state,
     save_checkpoint,
     set_random_state,
 )
 from blip2ft.training.log import Log
 from blip2ft.training.nonfinite import explain_step
 from blip2ft.training.optimizer import base_rate
-from blip2ft.training.run import drop_lines_after
-from blip2ft.training.signals import Signals
+from blip2ft.training.run import drop_lines_after, note_stop
+from blip2ft.training.signals import Signals, StopNow
+from blip2ft.training.stored import best_whole, checkpoint_of, remove_old, rewrite_state
 from blip2ft.training.watch import Watch
 
 Batch = dict[str, Any]
@@ -69,13 +69,15 @@ def milestones_of(settings: Mapping[str, Any], epoch: int) -> Milestones:
 class _Progress:
     """What a checkpoint says of the run.
 
-    evaluated: the last step with its evaluation done; nonfinite: steps that were left out.
+    evaluated: the last step with its evaluation done, and score what that gave; nonfinite: steps
+    that were left out.
     """
 
     step: int = 0
     evaluated: int = 0
     best_step: int = 0
     best: float | None = None
+    score: float | None = None
     nonfinite: int = 0
 
 
@@ -112,10 +114,11 @@ def train(
     prepare(model, batches): the micro-batches of a step, on the device, as the losses shall get
       them; called before the step's first forward, and after their losses are counted.
 
-    Raises Interrupted after Ctrl-C or SIGTERM and ValueError for what the loader fails with, both
-    with the state saved. A step whose loss or gradient isn't finite changes nothing, and is told
-    and logged with the part and the samples that it comes from; ValueError, with the state of
-    before saved, for one more of them than `milestones.max_nonfinite`.
+    Raises Interrupted after Ctrl-C, SIGTERM or SIGUSR1, and ValueError for what the loader fails
+    with, both with the state saved; ValueError, a step later, for a checkpoint that can't be saved.
+    A step whose loss or gradient isn't finite changes nothing, and is told and logged with the part
+    and the samples that it comes from; ValueError, with the state of before saved, for one more of
+    them than `milestones.max_nonfinite`.
     """
     checkpoints, progress = run / "checkpoints", _Progress()
     trained: dict[str, Any] = {
@@ -126,15 +129,39 @@ def train(
     }
     if resume_from is not None:
         progress = _Progress(**load_checkpoint(resume_from, **trained))
+        kept = best_whole(checkpoints, progress.best_step, progress.best, accelerator)
+        progress.best_step, progress.best = kept
     if accelerator.is_main_process:
         for name in ("log.jsonl", "metrics.jsonl"):
             drop_lines_after(run / name, progress.step)
 
     def save() -> Path:
-        path = save_checkpoint(checkpoints, **trained, state=asdict(progress))
+        keep = (milestones.keep_checkpoints, progress.best_step)
+        return save_checkpoint(
+            checkpoints,
+            **trained,
+            state=asdict(progress),
+            writer=writer,
+            then=partial(remove_old, checkpoints, *keep),
+        )
+
+    def save_and_wait() -> Path:
+        saved = save()
+        writer.settle(accelerator)
+        return saved
+
+    def stopped(number: int) -> Interrupted:
+        saved = checkpoint_of(checkpoints, progress.step)
         if accelerator.is_main_process:
-            remove_old(checkpoints, milestones.keep_checkpoints, progress.best_step)
-        return path
+            note_stop(run, saved, number)
+        return Interrupted(saved, number)
+
+    def stop_if_told() -> None:
+        """Stop all for a signal that one of them got, after a step that is saved or being saved."""
+        local = torch.tensor([signals.received], device=accelerator.device)
+        if number := int(accelerator.gather(local).max()):
+            writer.settle(accelerator)
+            raise stopped(number)
 
     def reach_milestone() -> None:
         step = progress.step
@@ -143,21 +170,24 @@ def train(
         if due or step % milestones.checkpoint_every == 0:
             save()
         if due:
+            stop_if_told()
             state = random_state()
             try:
-                scores = evaluate(step)
-            except Exception as error:
+                with signals.at_once():
+                    scores = evaluate(step)
+            except (Exception, StopNow) as error:
                 if signals.received:  # to the whole group: it ended the evaluation's workers too
-                    saved = checkpoint_of(checkpoints, step)
-                    raise Interrupted(saved, signals.number) from error
+                    writer.check()
+                    raise stopped(signals.received) from error
                 raise
             set_random_state(state)
             set_train_mode(bare)
             check_metric(milestones.best_metric, scores)
-            score, progress.evaluated = scores[milestones.best_metric], step
-            if progress.best is None or score > progress.best:
-                progress.best, progress.best_step = score, step
-            if accelerator.is_main_process:
+            progress.score, progress.evaluated = scores[milestones.best_metric], step
+            if progress.best is None or progress.score > progress.best:
+                progress.best, progress.best_step = progress.score, step
+            writer.wait()
+            if accelerator.is_main_process and not writer.failed:
                 rewrite_state(checkpoint_of(checkpoints, step), asdict(progress))
                 remove_old(checkpoints, milestones.keep_checkpoints, progress.best_step)
 
@@ -173,7 +203,7 @@ def train(
             samples=origins(progress.step),
         )
         if progress.nonfinite >= milestones.max_nonfinite:
-            raise ValueError(_too_many(told, progress.nonfinite, save()))
+            raise ValueError(_too_many(told, progress.nonfinite, save_and_wait()))
         progress.nonfinite += 1
         if accelerator.is_main_process:
             logger.warning("%s. The step is left out", told)
@@ -190,7 +220,7 @@ def train(
     # workers start here: torch sets its handler of their end before `Signals` takes it away
     micro_batches = _without_end(batches(progress.step, steps))
     set_train_mode(bare)
-    with bar, Signals() as signals:
+    with bar, Signals() as signals, Writer() as writer:
         if progress.step:
             reach_milestone()  # an evaluation that failed
         while progress.step < steps:
@@ -202,15 +232,21 @@ def train(
                 # a signal to the whole group ends the workers as well
                 broken = None if signals.received else error
             log.loaded()
-            # one process's signal or broken sample stops all, at the same step
-            stop = signals.received or broken is not None
-            local = torch.tensor([sum(map(count, step_batches)), stop], device=accelerator.device)
-            total, stop = accelerator.reduce(local, "sum").tolist()
-            if stop:
-                saved = save()
+            # one process's signal, broken sample or failure to save stops all, at the same step
+            local = [sum(map(count, step_batches)), signals.received, broken is not None]
+            own = torch.tensor([[*map(float, local), writer.failed]], device=accelerator.device)
+            total, number, broke, unsaved = _shared(accelerator.gather(own))
+            if unsaved:
+                writer.settle(accelerator)
+            if number or broke:
+                saved = save_and_wait()
                 if broken is not None:
                     raise ValueError(_mend_and_go_on(broken, saved)) from broken
-                raise Interrupted(saved, signals.number)
+                if broke:
+                    raise ValueError(
+                        f"another process can't go on, and says why; the state is saved in {saved}"
+                    )
+                raise stopped(int(number))
 
             samples = sum(map(_rows, step_batches)) * accelerator.num_processes
             if prepare is not None:
@@ -237,7 +273,12 @@ def train(
             progress.step = step
             log.step(step, mean_loss, rate, norm, samples)
             reach_milestone()
-    return progress.best_step
+        writer.settle(accelerator)
+        stop_if_told()
+    best, _ = best_whole(checkpoints, progress.best_step, progress.best, accelerator)
+    if progress.best_step and not best:
+        raise ValueError(f"no checkpoint in {checkpoints} is whole, so the run has no result")
+    return best
 
 
 def check_metric(best_metric: str, names: Iterable[str]) -> None:
@@ -247,6 +288,12 @@ def check_metric(best_metric: str, names: Iterable[str]) -> None:
             f"train.best_metric is {best_metric!r}, which the evaluation doesn't give; allowed are "
             f"{', '.join(names)}"
         )
+
+
+def _shared(rows: Tensor) -> tuple[float, float, float, float]:
+    """Of all processes' rows: the sum of the first column, and the largest of each other."""
+    first, *others = rows.unbind(1)
+    return (float(first.sum()), *(float(column.max()) for column in others))  # type: ignore[return-value]
 
 
 def _backward(

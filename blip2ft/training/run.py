@@ -11,11 +11,13 @@ nonfinite.jsonl      steps that were left out, with the part and the samples con
 predictions/         each evaluation's answers
 checkpoints/         to resume from
 adapter/             what was trained, when the run has ended
+stopped.json         which signal stopped the run, until it goes on: --resume does
 """
 
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,13 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2ft.training.same_run import keep_base
-from blip2ft.whole import check_writable, remove_partial, whole
+from blip2ft.whole import check_writable, remove_partial, whole, write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from blip2ft.models.identity import Base
 
+STOPPED = "stopped.json"
 PACKAGES = ("blip2ft", "torch", "transformers", "peft", "accelerate", "datasets", "pillow")
 
 
@@ -68,6 +71,7 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     """
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "predictions").mkdir(exist_ok=True)
+    (run / STOPPED).unlink(missing_ok=True)
     for folder in (run, run / "checkpoints", run / "predictions"):
         remove_partial(folder)
     times = len(list(run.glob("config*.yaml")))
@@ -85,6 +89,15 @@ def start_run(
         keep_base(run, base)
     accelerator.init_trackers("blip2ft", config={"yaml": config_yaml})
     accelerator.wait_for_everyone()
+
+
+def note_stop(run: Path, checkpoint: Path, number: int) -> None:
+    """Leave a sign that a signal stopped the run and all is saved, for scripts that requeue it.
+
+    A launcher doesn't pass exit statuses on. The sign goes as the run goes on.
+    """
+    words = {"signal": signal.Signals(number).name, "checkpoint": checkpoint.name}
+    write_text(run / STOPPED, json.dumps(words) + "\n")
 
 
 def record_evaluation(

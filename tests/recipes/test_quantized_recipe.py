@@ -14,8 +14,8 @@ import blip2ft.tasks.caption
 from blip2ft.captioner import caption
 from blip2ft.export import export_run, load_finetuned
 from blip2ft.tasks.caption import caption_loss
-from blip2ft.training.checkpoint import list_checkpoints
 from blip2ft.training.run import read_lines
+from blip2ft.training.stored import list_checkpoints
 
 pytestmark = [
     pytest.mark.skipif(

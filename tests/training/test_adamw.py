@@ -19,8 +19,8 @@ from blip2ft.training.adamw import (
     page_again,
     parameters_in_8_bits,
 )
-from blip2ft.training.checkpoint import checkpoint_of
 from blip2ft.training.optimizer import make_optimizer
+from blip2ft.training.stored import checkpoint_of
 
 ALL = dict.fromkeys(("vision", "qformer", "projection", "language"), "full")
 # of `wide_folder`: matrices of 4096 numbers and more, 64 x 64, but no table of words or positions

@@ -1,8 +1,7 @@
-"""Checkpoints: whole or not there, and all that a run needs to go on."""
+"""Checkpoints: all that a run needs to go on, as it was at that step."""
 
-import json
-import os
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -11,16 +10,10 @@ from accelerate import Accelerator
 from torch import nn
 
 import blip2ft.training.checkpoint as checkpoint
-from blip2ft.training.checkpoint import (
-    checkpoint_of,
-    list_checkpoints,
-    load_checkpoint,
-    load_weights,
-    remove_old,
-    rewrite_state,
-    save_checkpoint,
-)
+from blip2ft.training.background import Writer
+from blip2ft.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, take
 from blip2ft.training.optimizer import make_schedule
+from blip2ft.training.stored import damage_of
 
 
 class Run:
@@ -48,8 +41,9 @@ class Run:
             "schedule": self.schedule,
         }
 
-    def save(self, folder, step: int):
-        return save_checkpoint(folder, **self.all(), state={"step": step, "best": None})
+    def save(self, folder, step: int, **options):
+        state = {"step": step, "best": None}
+        return save_checkpoint(folder, **self.all(), state=state, **options)
 
 
 def draws():
@@ -112,22 +106,6 @@ def test_other_groups_of_parameters_are_refused(tmp_path):
         load_checkpoint(path, **other.all())
 
 
-def test_a_state_is_replaced_at_once(tmp_path, monkeypatch):
-    path = Run().save(tmp_path, 1)
-    names = {p.name for p in path.iterdir()}
-    rewrite_state(path, {"step": 1, "best": 0.5})
-    assert load_checkpoint(path, **Run().all()) == {"step": 1, "best": 0.5}
-    assert {p.name for p in path.iterdir()} == names
-
-    def killed(_path):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", killed)
-    with pytest.raises(KeyboardInterrupt):
-        rewrite_state(path, {"step": 1, "best": 0.9})
-    assert load_checkpoint(path, **Run().all()) == {"step": 1, "best": 0.5}
-
-
 def test_loading_copies_in_place(tmp_path):
     first, second = Run(0), Run(1)
     path = first.save(tmp_path, 0)
@@ -137,25 +115,6 @@ def test_loading_copies_in_place(tmp_path):
     assert torch.equal(weight, first.model[1].weight)
 
 
-@pytest.mark.parametrize("failing", ["save_file", "torch.save", "json.dumps"])
-def test_a_failure_while_writing_leaves_the_former_checkpoint_only(tmp_path, monkeypatch, failing):
-    run = Run()
-    former = run.save(tmp_path, 1)
-
-    def full(*_args, **_options):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"blip2ft.training.checkpoint.{failing}", full)
-        with pytest.raises(OSError, match="No space left"):
-            run.save(tmp_path, 2)
-    assert list(tmp_path.iterdir()) == [former]
-    load_checkpoint(former, **Run(1).all())
-
-    assert run.save(tmp_path, 2) == checkpoint_of(tmp_path, 2)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000001", "step-00000002"]
-
-
 def test_a_checkpoint_that_is_there_is_never_written_again(tmp_path):
     run = Run()
     path = run.save(tmp_path, 1)
@@ -163,51 +122,6 @@ def test_a_checkpoint_that_is_there_is_never_written_again(tmp_path):
     run.step()
     run.save(tmp_path, 1)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == content
-
-
-def test_only_whole_checkpoints_are_listed_in_the_order_of_their_steps(tmp_path):
-    run = Run()
-    for step in (100, 9, 20):
-        run.save(tmp_path, step)
-    (tmp_path / ".partial-step-00000200").mkdir()
-    (tmp_path / ".partial-step-00000200" / "state.json").write_text("{}")
-    (tmp_path / "step-00000300").mkdir()
-    steps = [json.loads((p / "state.json").read_text())["step"] for p in list_checkpoints(tmp_path)]
-    assert steps == [9, 20, 100]
-    assert list_checkpoints(tmp_path / "none") == []
-
-
-@pytest.mark.parametrize(
-    ("keep", "best", "left"),
-    [
-        (2, None, [4, 5]),
-        (2, 1, [1, 4, 5]),
-        (2, 5, [4, 5]),
-        (9, 1, [1, 2, 3, 4, 5]),
-        (0, 3, [3]),
-    ],
-)
-def test_the_newest_and_the_best_are_kept(tmp_path, keep, best, left):
-    for step in range(1, 6):
-        path = checkpoint_of(tmp_path, step)
-        path.mkdir()
-        (path / "state.json").write_text("{}")
-    remove_old(tmp_path, keep, best)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{step:08d}" for step in left]
-
-
-def test_a_removal_that_is_cut_short_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
-    run = Run()
-    for step in (1, 2):
-        run.save(tmp_path, step)
-
-    def killed(path, **_options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        remove_old(tmp_path, 1, None)
-    assert list_checkpoints(tmp_path) == [checkpoint_of(tmp_path, 2)]
 
 
 def test_other_trainables_are_refused_by_name(tmp_path):
@@ -241,3 +155,53 @@ def test_random_states_of_another_number_of_processes_are_left_out(tmp_path):
     torch.manual_seed(3)
     load_checkpoint(path, **run.all())
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_what_is_saved_in_the_background_is_what_was_at_its_step(tmp_path, monkeypatch):
+    run, go_on = Run(), threading.Event()
+    run.step()
+    expected = run.save(tmp_path / "at-once", 1)
+    write = checkpoint.write_checkpoint
+    monkeypatch.setattr(
+        checkpoint, "write_checkpoint", lambda *words: go_on.wait(60) and write(*words)
+    )
+    done = []
+    with Writer() as writer:
+        path = run.save(tmp_path, 1, writer=writer, then=lambda: done.append(path.exists()))
+        run.step()  # of weights and averages none stays
+        assert not path.exists()
+        go_on.set()
+    assert done == [True]
+    assert damage_of(path) == ""
+    names = sorted(p.name for p in expected.iterdir())
+    for name in names:
+        assert (path / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_a_checkpoint_in_flight_isnt_written_again(tmp_path, monkeypatch):
+    run, written = Run(), []
+    write = checkpoint.write_checkpoint
+    monkeypatch.setattr(
+        checkpoint, "write_checkpoint", lambda *words: written.append(1) or write(*words)
+    )
+    with Writer() as writer:
+        for _ in range(2):
+            run.save(tmp_path, 1, writer=writer)
+    assert written == [1]
+
+
+def test_what_is_nested_in_an_optimizers_state_is_taken_too(tmp_path):
+    """As 8-bit kinds nest it, with numbers and words beside tensors."""
+    run = Run()
+    run.step()
+    inner = torch.arange(6.0).reshape(2, 3).t()  # not contiguous
+    kept = {"codes": {"absmax": inner, "names": ["a", 1.5], "pair": (inner, None)}}
+    run.optimizer.state[run.model[1].weight].update(kept)
+    taken = take(**run.all())
+    inner.zero_()
+    found = taken.rest["optimizer"]["state"][0]["codes"]
+    expected = torch.arange(6.0).reshape(2, 3).t()
+    assert torch.equal(found["absmax"], expected)
+    assert torch.equal(found["pair"][0], expected)
+    assert (found["names"], found["pair"][1]) == (["a", 1.5], None)
+    assert type(found["pair"]) is tuple

@@ -24,9 +24,9 @@ from blip2ft.data.images import open_image
 from blip2ft.errors import Interrupted
 from blip2ft.tasks.caption import caption_loss
 from blip2ft.training import signals
-from blip2ft.training.checkpoint import checkpoint_of, list_checkpoints
 from blip2ft.training.loop import train
 from blip2ft.training.run import append_line, read_lines
+from blip2ft.training.stored import checkpoint_of, list_checkpoints, read_state
 
 
 def end_of(run: Path, steps: int = 3) -> dict[str, torch.Tensor]:
@@ -347,14 +347,9 @@ def test_a_failed_evaluation_loses_no_step_and_is_done_after_a_resume(
 
 def test_a_checkpoint_knows_its_evaluation(opt_folder, photo_folder, tmp_path):
     small_run(opt_folder, photo_folder, tmp_path, steps=4, evaluate=lambda step: {"cider": -step})
-    states = [
-        json.loads((path / "state.json").read_text())
-        for path in list_checkpoints(tmp_path / "checkpoints")
-    ]
-    assert states == [
-        {"step": 2, "evaluated": 2, "best_step": 2, "best": -2, "nonfinite": 0},
-        {"step": 4, "evaluated": 4, "best_step": 2, "best": -2, "nonfinite": 0},
-    ]
+    found = [read_state(path) for path in list_checkpoints(tmp_path / "checkpoints")]
+    first = {"step": 2, "evaluated": 2, "best_step": 2, "best": -2, "score": -2, "nonfinite": 0}
+    assert found == [first, first | {"step": 4, "evaluated": 4, "score": -4}]
 
 
 def test_what_an_evaluation_draws_changes_nothing(opt_folder, photo_folder, tmp_path):
