@@ -13,6 +13,7 @@ from blip2ft.commands.assemble import add_assemble
 from blip2ft.commands.cache import add_cache
 from blip2ft.commands.capfilt import add_capfilt
 from blip2ft.commands.caption import add_caption
+from blip2ft.commands.check import add_check
 from blip2ft.commands.convert import add_convert
 from blip2ft.commands.export import add_export
 from blip2ft.commands.inspect import add_inspect
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_index,
         add_search,
         add_score,
+        add_check,
         add_shard,
         add_export,
         add_convert,

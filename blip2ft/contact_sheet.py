@@ -1,26 +1,16 @@
 """A page of found photos: one HTML file that needs no other, no network and no script."""
 
-import base64
-import io
 import os
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
-from blip2ft.data.images import open_image
+from blip2ft.pages import COLOURS, thumbnail
 from blip2ft.photos.files import shown
 from blip2ft.photos.search import Match
 
-SIDE = 400  # pixels of a thumbnail's longer side: sharp at 200 on dense screens
-STYLE = """
-:root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --ink: #1b1b1a;
-  --quiet: #63635f; --line: #dededa; --mat: #ecece8; }
-@media (prefers-color-scheme: dark) { :root { --page: #151517; --card: #1f1f22; --ink: #ececea;
-  --quiet: #a2a2a0; --line: #333337; --mat: #29292d; } }
-* { box-sizing: border-box; }
+STYLE = """\
 body { margin: 0 auto; max-width: 1600px; padding: 2rem clamp(1rem, 4vw, 3rem) 3rem;
   background: var(--page); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
 header { display: flex; gap: 1.25rem; align-items: center; margin-bottom: 1.75rem; }
@@ -101,7 +91,7 @@ def _page(title: str, note: str, matches: Sequence[Match], image: str | Path | N
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{escape(title)}</title>
-<style>{STYLE}</style>
+<style>{COLOURS}{STYLE}</style>
 </head>
 <body>
 <header>
@@ -133,12 +123,3 @@ def _item(rank: int, match: Match) -> str:
         f'<figcaption><b>{rank}</b><span class="score">{match.score:.3f}</span>'
         f'<span class="name" title="{path}" dir="auto">{name}</span></figcaption></figure></li>'
     )
-
-
-def thumbnail(path: str | Path) -> str:
-    """A photo, upright and small, as a data URI. Raises ValueError where it can't be read."""
-    photo = open_image(path, size_hint=SIDE)
-    photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    photo.save(data, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blip2ft.contact_sheet import SIDE, check_new, fresh_file, thumbnail, write_contact_sheet
+from blip2ft.contact_sheet import check_new, fresh_file, write_contact_sheet
+from blip2ft.pages import SIDE, thumbnail
 from blip2ft.photos.search import Match
 
 EVIL = '<script>alert("1")</script> & co'

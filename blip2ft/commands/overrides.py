@@ -13,16 +13,19 @@ class _Override(argparse.Action):
         namespace.overrides = [*namespace.overrides, option, values]
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """--config, --task and every setting of any recipe, which end up in `overrides`."""
+def add_settings(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """--config, --task and every setting of any recipe, which end up in `overrides`.
+
+    Options that the parser has already stay its own. required: whether --config is.
+    """
     parser.allow_abbrev = False
-    parser.add_argument("--config", required=True, metavar="F.yaml", help="as the recipe's")
+    parser.add_argument("--config", required=required, metavar="F.yaml", help="as the recipe's")
     parser.add_argument(
         "--task", choices=["caption", "retrieval", "vqa"], help="default: told from the settings"
     )
     parser.set_defaults(overrides=[])
     keys = {key for kind in (CaptionConfig, RetrievalConfig, VqaConfig) for key in _keys(kind)}
-    for key in sorted(keys):
+    for key in sorted(key for key in keys if f"--{key}" not in parser._option_string_actions):
         parser.add_argument(
             f"--{key}", action=_Override, help=argparse.SUPPRESS, default=argparse.SUPPRESS
         )

@@ -1,0 +1,27 @@
+"""What the project's HTML pages share: their colours, and photos inside the page."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from blip2ft.data.images import Readable, open_image
+
+SIDE = 400  # pixels of a thumbnail's longer side: sharp at 200 on dense screens
+COLOURS = """
+:root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --ink: #1b1b1a;
+  --quiet: #63635f; --line: #dededa; --mat: #ecece8; }
+@media (prefers-color-scheme: dark) { :root { --page: #151517; --card: #1f1f22; --ink: #ececea;
+  --quiet: #a2a2a0; --line: #333337; --mat: #29292d; } }
+* { box-sizing: border-box; }
+"""
+
+
+def thumbnail(source: str | Path | bytes | Readable, side: int = SIDE) -> str:
+    """A photo, upright and small, as a data URI. Raises ValueError where it can't be read."""
+    photo = open_image(source, size_hint=side)
+    photo.thumbnail((side, side), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    photo.save(data, "JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
