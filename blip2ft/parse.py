@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from blip2ft.errors import Stopped, plain_message
+from blip2ft.errors import Interrupted, plain_message
 
 Config = TypeVar("Config")
 
@@ -55,29 +55,16 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
         "--config", action="config", help="YAML file with any of the settings below"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    keys = _keys(config_class)
-    if "train.resume" in keys:
-        parser.add_argument(
-            "--resume",
-            nargs="?",
-            type=bool,
-            const=True,
-            default=False,
-            help="go on with the run in the output folder, from its newest whole checkpoint; the "
-            "same as --train.resume true",
-        )
     parser.add_class_arguments(config_class, None)
     try:
         settings = parser.parse_args(list(argv))
         settings.pop("config", None)
         settings.pop("debug", None)
-        if settings.pop("resume", False):
-            settings.train.resume = True
         _check_groups(config_class, settings)
         # parse_args lets a null pass for a value of any type
         parser.validate(settings, skip_unset=False)
     except (ValueError, TypeError) as error:
-        message = _readable(str(error), [*keys, "resume"])
+        message = _readable(str(error), _keys(config_class))
         raise ValueError(f"{parser.failed_file}{message}") from error
     # nulls too: where the default is a value, leaving them out would bring it back
     yaml = parser.dump(settings, skip_validation=True, skip_unset=False)
@@ -93,7 +80,7 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
 
     try:
         status = main() or 0
-    except Stopped as stop:
+    except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         status = 128 + stop.signal_number
     except KeyboardInterrupt:

@@ -73,8 +73,8 @@ def _shard(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         **{name: getattr(arguments, name) for name in READING},
     )
-    samples = counted(done.samples, "sample")
-    print(f"{arguments.out}: {counted(done.shards, 'shard')}, {samples}")
+    sizes = f"{counted(done.shards, 'shard')}, {counted(done.samples, 'sample')}"
+    print(f"{arguments.out}: {sizes}")
     if done.broken:
         for sample in done.broken[:LISTED]:
             print(f"{sample['origin']}: {sample['reason']}", file=sys.stderr)

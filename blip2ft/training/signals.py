@@ -1,39 +1,59 @@
-"""Ctrl-C and SIGTERM while a run computes: what was begun ends, and what is done is saved."""
+"""Ctrl-C, SIGTERM and SIGUSR1 while a run computes: what was begun ends, what is done is saved."""
 
 import logging
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 logger = logging.getLogger(__name__)
 # A launcher passes on what its processes got already, as members of its group: that is one signal.
 ONE_SIGNAL_SECONDS = 2.0
+# Schedulers send SIGTERM, or SIGUSR1 a while before, as Slurm does where it is told to.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopNow(BaseException):
+    """A signal came where what is computed needn't end: it is done again when the run goes on."""
 
 
 class Signals:
-    """Remember Ctrl-C and SIGTERM until the step is done; a second one, later, quits at once.
+    """Remember the first of these signals until the step is done; Ctrl-C, later, quits at once.
 
-    notice: what to say of the first.
+    notice: what to say of the first. received: its number, 0 before it.
+
+    Others that follow are a scheduler's, which goes from SIGUSR1 to SIGTERM, and change nothing.
 
     A loader's worker that dies is told where its batch is waited for, not in the middle of a step,
     where torch's handler of SIGCHLD would raise.
     """
 
     def __init__(
-        self, notice: str = "stopping after this step; once more to quit without saving"
+        self, notice: str = "stopping after this step; Ctrl-C once more quits without saving"
     ) -> None:
         self.notice = notice
         self.received, self.number = 0, signal.SIGINT
         self.first = 0.0
+        self.now = False
 
     def __enter__(self) -> "Signals":
-        self.old = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        self.old = {n: signal.signal(n, self._handle) for n in STOPPING}
         self.mute_workers()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.old.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, the first signal raises StopNow."""
+        self.now = True
+        try:
+            yield
+        finally:
+            self.now = False
 
     def mute_workers(self) -> None:
         """Take torch's handler of SIGCHLD away; torch sets it where the first workers start."""
@@ -44,8 +64,10 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received:
-            if now - self.first > ONE_SIGNAL_SECONDS:
+            if number == signal.SIGINT and now - self.first > ONE_SIGNAL_SECONDS:
                 raise KeyboardInterrupt
             return
-        self.received, self.number, self.first = 1, signal.Signals(number), now
-        logger.warning(self.notice)
+        self.received, self.number, self.first = number, signal.Signals(number), now
+        logger.warning("stopping" if self.now else self.notice)
+        if self.now:
+            raise StopNow
