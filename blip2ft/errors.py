@@ -11,16 +11,25 @@ NOT_ALLOWED = {
     errno.EROFS: "its disk is read-only; have it mounted for writing",
 }
 
-class Interrupted(Exception):
-    """The run was stopped by a signal, after its state was saved in `checkpoint`."""
+
+class Stopped(Exception):
+    """A signal stopped the command; the message says what is kept, and how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Interrupted(Stopped):
+    """Training was stopped by a signal, after its state was saved in `checkpoint`."""
 
     def __init__(self, checkpoint: Path, signal_number: int) -> None:
         super().__init__(
             f"stopped; the state is saved in {checkpoint}. The same command with "
-            "--train.resume true goes on from there"
+            "--train.resume true goes on from there",
+            signal_number,
         )
         self.checkpoint = checkpoint
-        self.signal_number = signal_number
 
 
 def plain_message(error: Exception) -> str:
@@ -30,10 +39,10 @@ def plain_message(error: Exception) -> str:
     if wrapped:
         kind = wrapped[1]
         text = re.split(rf"\n(?:\w+\.)*{kind}: ", text)[-1]
-    # of other kinds the words alone say little: KeyError's are the key
-    named = not isinstance(error, ValueError | OSError | RuntimeError)
-    return f"{kind}: {text.strip()}" if named else text.strip()
     # one place for what any command may open; the text, as a worker's error has no number
     refused = re.match(r"\[Errno (\d+)\] .*?: (['\"])(.+?)\2", text)
     if refused and int(refused[1]) in NOT_ALLOWED:
         return f"{refused[3]}: {NOT_ALLOWED[int(refused[1])]}, or give another path"
+    # of other kinds the words alone say little: KeyError's are the key
+    named = not isinstance(error, ValueError | OSError | RuntimeError)
+    return f"{kind}: {text.strip()}" if named else text.strip()

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from blip2ft.errors import Interrupted, plain_message
+from blip2ft.errors import Stopped, plain_message
 
 Config = TypeVar("Config")
 
@@ -80,7 +80,7 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
 
     try:
         status = main() or 0
-    except Interrupted as stop:
+    except Stopped as stop:
         print(f"\n{stop}", file=sys.stderr)
         status = 128 + stop.signal_number
     except KeyboardInterrupt:

@@ -32,7 +32,8 @@ class Key:
         precision: How it is computed: "fp32", "bf16" or "fp16".
         dtype: What is kept: "bf16", "fp32" or "int8".
         shape: Of one image's features, (S, D).
-        model: The checkpoint's name. It is told to people and decides on nothing.
+        model: The checkpoint's name, and how a quantised image encoder is held. It is told to
+            people and decides on nothing.
     """
 
     level: str
@@ -50,14 +51,6 @@ class Key:
         versions = [FORMAT, transformers.__version__]
         text = json.dumps([versions, decides], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def told(self) -> str:
-        """The key in words."""
-        rows, width = self.shape
-        return (
-            f"{self.level} of {self.model}, {rows} x {width} {self.dtype}, computed in "
-            f"{self.precision}; {self.transform}"
-        )
 
 
 def weights_digest(config: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> str:

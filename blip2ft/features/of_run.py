@@ -8,9 +8,10 @@ import torch
 from blip2ft.data.images import transforms_for
 from blip2ft.data.questions import read_questions
 from blip2ft.data.records import read_records
-from blip2ft.features.build import Wanted, build, want_features
-from blip2ft.features.level import cache_level
+from blip2ft.features.build import build
+from blip2ft.features.level import cache_level, obstacles
 from blip2ft.features.together import together
+from blip2ft.features.wanted import Wanted, want_features
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.models.parts import check_parts, set_trainable
 from blip2ft.models.source import read_config
@@ -21,7 +22,7 @@ from blip2ft.training.processes import DTYPES, frozen_dtype, start_processes, us
 def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], object]) -> None:
     """Compute the features that a run of `task` with `settings` would.
 
-    Raises ValueError where it would keep none, and as the run does.
+    Raises ValueError where it would keep none, and ValueError and Stopped as the run does.
     """
     level, model_settings = _level_of(settings), settings["model"]
     accelerator = start_processes(model_settings["precision"], [], settings["cache"]["folder"])
@@ -45,7 +46,17 @@ def names_for(task: str, settings: Mapping[str, Any]) -> set[str]:
     """The folders in `cache.folder` that a run of `task` with `settings` uses.
 
     Precision "auto" is another on another machine, so that it names the folders of each.
+
+    Raises ValueError where it can use none.
     """
+    wrong = obstacles(settings)
+    if settings.get("evaluate_only"):
+        wrong.append("evaluate_only is true, and no cache is read then")
+    if wrong:
+        raise ValueError(
+            "a run of these settings uses no kept features, so there is nothing to leave for it; "
+            "leave it out, or give another run's:\n- " + "\n- ".join(wrong)
+        )
     level, asked = _level_of(settings), settings["model"]["precision"]
     names = set()
     for precision, dtype in DTYPES.items():
@@ -59,11 +70,10 @@ def names_for(task: str, settings: Mapping[str, Any]) -> set[str]:
 def _level_of(settings: Mapping[str, Any]) -> str:
     level = cache_level(settings)
     if level is None:
-        why = "evaluate_only is true" if settings.get("evaluate_only") else "cache.folder is null"
-        raise ValueError(
-            f"{why}, so this run keeps no features; set cache.folder to a folder, and "
-            "evaluate_only to false"
-        )
+        why, mend = "cache.folder is null", "set it to a folder"
+        if settings.get("evaluate_only"):
+            why, mend = "evaluate_only is true", "set it to false"
+        raise ValueError(f"{why}, so this run keeps no features; {mend}")
     check_parts(settings["parts"], settings["quantize"])
     return level
 

@@ -200,7 +200,10 @@ def read_key(folder: Path) -> Key:
         saved = json.loads(path.read_text(encoding="utf-8"))
         return Key(**{**saved, "shape": tuple(saved["shape"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is no cache of features: {path}: {error}") from error
+        raise ValueError(
+            f"{folder} is no cache of features, or a damaged one ({path.name}: {error}); remove "
+            "it, and they are computed anew"
+        ) from error
 
 
 def _write(file: Any, data: memoryview | bytes) -> None:

@@ -5,71 +5,26 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from cached_run import Run
 from PIL import Image
 
-from blip2ft.data.images import transforms_for
 from blip2ft.data.loading import load_pixels
-from blip2ft.data.records import Record, read_records
 from blip2ft.features import build as module
+from blip2ft.features import compute as compute_module
 from blip2ft.features import together as together_module
-from blip2ft.features.build import Kept, Wanted, build, use_features, want_features
+from blip2ft.features.build import Kept, build
 from blip2ft.features.level import QUERIES, VISION, cache_level
 from blip2ft.features.manage import list_caches, remove
 from blip2ft.features.serve import compute_features
 from blip2ft.features.together import lock_together
-from blip2ft.models.load import load_captioner
-
-ROOT = Path(__file__).parents[2]
-
-
-class Run(NamedTuple):
-    """What a recipe has when it comes to the cache."""
-
-    model: Any
-    records: list[Record]
-    transforms: Any
-    said: list[str]
-    folder: Path
-
-    def use(self, level: str = VISION, records: list[Record] | None = None, **changes: Any) -> Any:
-        options = {
-            "folder": str(self.folder),
-            "dtype": "fp32",
-            "name": "a model",
-            "train": self.records if records is None else records,
-            "evaluated": self.records[:2],
-            "transforms": self.transforms,
-            "accelerator": Accelerator(cpu=True),
-            "workers": 0,
-            "say": self.said.append,
-        }
-        return use_features(self.model, level, **{**options, **changes})
-
-
-def make_run(model_folder: Path, photos: Path, folder: Path) -> Run:
-    model, processor = load_captioner(model_folder)
-    transforms = transforms_for(processor.image_processor, scale=None, flip=False)
-    return Run(model, read_records(photos / "captions.csv"), transforms, [], folder)
-
-
-@pytest.fixture
-def photos(photo_folder, tmp_path) -> Path:
-    """A copy, to be changed."""
-    return Path(shutil.copytree(photo_folder, tmp_path / "photos"))
-
-
-@pytest.fixture
-def run(opt_folder, photos, tmp_path) -> Run:
-    return make_run(opt_folder, photos, tmp_path / "cache")
+from blip2ft.features.wanted import Wanted, want_features
 
 
 @pytest.mark.parametrize("level", [VISION, QUERIES])
@@ -86,7 +41,7 @@ def test_what_is_served_is_what_the_model_computes(run, level):
             assert found.shape == states.shape
             torch.testing.assert_close(found, states, rtol=1e-5, atol=1e-6)
     assert not torch.equal(expected[0], expected[1])
-    assert "features of 16 images to compute, 0.00 GB of " in run.said[0]
+    assert "features of 16 images to compute, " in run.said[0]
     assert f"features of 16 images: level {level}, fp32, in {run.folder}" in run.said[-1]
 
 
@@ -139,7 +94,7 @@ def test_an_image_that_changes_while_it_is_read_is_told(run, photos, monkeypatch
         os.utime(photos / "photo3.jpg", ns=(0, 10**18))
         return load_pixels(record, transform, rng)
 
-    monkeypatch.setattr(module, "load_pixels", change)
+    monkeypatch.setattr(compute_module, "load_pixels", change)
     with pytest.raises(ValueError, match=r"captions\.csv:5: the image changed while its features"):
         run.use()
 
@@ -171,7 +126,7 @@ def test_smaller_rows_differ_by_their_rounding(run, dtype, tolerance):
 
 
 def test_a_broken_image_stops_it_and_the_rest_stays(run, photos, computed, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(compute_module, "BATCH", 2)
     (photos / "photo5.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"photo5\.jpg \(named in captions\.csv:7\): not an image"):
         run.use(workers=1)
@@ -185,7 +140,7 @@ def test_a_broken_image_stops_it_and_the_rest_stays(run, photos, computed, monke
 def test_a_disk_that_is_too_small_is_told_before(run, computed, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=6000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"the features of 10 images take 0\.0 GB \(640 bytes"):
+    with pytest.raises(ValueError, match=r"take 6\.7 kB \(640 bytes each\), and .* has 6\.0 kB"):
         run.use()
     assert computed == []
     usage = usage._replace(free=10 * (5 * 32 * 4 + 32))
@@ -276,56 +231,6 @@ def want(run: Run) -> list[Wanted]:
     )
 
 
-PROGRAM = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, os.environ["TESTS"])
-import torch
-from accelerate import Accelerator
-import test_build
-from blip2ft.features import build
-accelerator = Accelerator(cpu=True)
-rank, digest = accelerator.process_index, build.image_digest
-def lacking(image):
-    if rank == 1 and image.name == os.environ.get("LACKS"):
-        raise KeyError(str(image))
-    return digest(image)
-build.image_digest = lacking
-folder = Path(os.environ["CACHE"] + (str(rank) if "APART" in os.environ else ""))
-model, photos = map(Path, (os.environ["MODEL"], os.environ["PHOTOS"]))
-run = test_build.make_run(model, photos, folder)
-try:
-    augment, _ = run.use(accelerator=accelerator)
-except ValueError as error:
-    Path(f"{os.environ['CACHE']}-{rank}.txt").write_text(str(error))
-    raise
-rows = [test_build.load_pixels(record, augment) for record in run.records]
-torch.save(torch.stack(rows), f"{os.environ['CACHE']}-{rank}.pt")
-accelerator.end_training()
-"""
-
-
-@pytest.fixture
-def two_processes(opt_folder, photos, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
-    def launch(**variables: str) -> subprocess.CompletedProcess:
-        program = tmp_path / "program.py"
-        program.write_text(PROGRAM)
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        own = {"TESTS": str(Path(__file__).parent), "CACHE": str(tmp_path / "cache")}
-        own |= {"MODEL": str(opt_folder), "PHOTOS": str(photos), "ACCELERATE_USE_CPU": "true"}
-        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        return subprocess.run(
-            [*launcher, "--nproc_per_node", "2", str(program)],
-            env=os.environ | own | variables | {"PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=300,
-        )
-
-    return launch
-
-
 @pytest.mark.parametrize("apart", [False, True], ids=["shared", "apart"])
 def test_two_processes_share_the_work_where_they_share_the_folder(
     run, two_processes, tmp_path, apart
@@ -382,7 +287,7 @@ def test_who_waits_comes_to_every_collective(tmp_path, monkeypatch):
 SETTINGS = {
     "cache": {"folder": "features", "dtype": "bf16"},
     "parts": {"vision": "frozen", "qformer": "full", "projection": "full", "language": "frozen"},
-    "data": {"crop_scale": None, "flip": False, "stream": None},
+    "data": {"crop_scale": None, "flip": False, "stream": None, "on_bad_image": "stop"},
 }
 
 
@@ -410,8 +315,9 @@ def test_the_level_is_where_nothing_trains():
         ({"data": {"crop_scale": (0.5, 1.0)}}, r"data\.crop_scale crops.*: set it to null"),
         ({"data": {"flip": True}}, r"data\.flip draws anew.*: set it to false"),
         ({"data": {"stream": {"sources": []}}}, r"data\.stream may have .*: give data\.train"),
+        ({"data": {"on_bad_image": "skip"}}, r"data\.on_bad_image is skip.*: set it to stop"),
     ],
-    ids=["full", "lora", "crop", "flip", "stream"],
+    ids=["full", "lora", "crop", "flip", "stream", "skip"],
 )
 def test_what_would_be_stale_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):

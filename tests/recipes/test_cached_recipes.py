@@ -20,7 +20,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2Encoder
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
 from blip2ft.errors import Interrupted
-from blip2ft.features import build
+from blip2ft.features import compute
 from blip2ft.features.of_run import build_for
 from blip2ft.features.serve import compute_features
 from blip2ft.parse import parse_config
@@ -52,7 +52,7 @@ def computed(monkeypatch) -> list[str]:
         levels.extend([level] * len(pixels))
         return compute_features(model, level, pixels)
 
-    monkeypatch.setattr(build, "compute_features", counted)
+    monkeypatch.setattr(compute, "compute_features", counted)
     return levels
 
 
