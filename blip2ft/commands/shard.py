@@ -11,6 +11,7 @@ from blip2ft.counted import counted
 from blip2ft.quiet import quiet_libraries
 
 READING = ("format", "split", "image_root", "image_column", "caption_column", "id_column")
+ALLOW = "image paths that leave their folder (outside), addresses (remote)"
 LISTED = 20  # broken images named; all are in broken.jsonl
 
 
@@ -44,6 +45,7 @@ def add_shard(commands: Any) -> None:
     parser.add_argument("--image-column", default="image", help="column of the image (image)")
     parser.add_argument("--caption-column", help="column of the caption or captions")
     parser.add_argument("--id-column", help="column of the image's id")
+    parser.add_argument("--allow", nargs="+", default=[], choices=("outside", "remote"), help=ALLOW)
     parser.add_argument("--revision", help="branch, tag or commit of a hub dataset")
 
 
@@ -71,7 +73,7 @@ def _shard(arguments: argparse.Namespace) -> int:
         workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
         progress=True,
         revision=arguments.revision,
-        **{name: getattr(arguments, name) for name in READING},
+        **{name: getattr(arguments, name) for name in (*READING, "allow")},
     )
     sizes = f"{counted(done.shards, 'shard')}, {counted(done.samples, 'sample')}"
     print(f"{arguments.out}: {sizes}")

@@ -1,6 +1,6 @@
 """What a run learns from and is evaluated on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -19,6 +19,8 @@ class SourceConfig:
             captions and text.
         id_column: Column of the image's id; None takes image_id where there is one.
         revision: Branch, tag or commit of a dataset on the hub.
+        allow: "outside" for image paths that leave the folder they start from (image_root, or the
+            folder of the file that names them), "remote" for addresses such as https://.
     """
 
     source: str
@@ -29,6 +31,7 @@ class SourceConfig:
     caption_column: str | None = None
     id_column: str | None = None
     revision: str | None = None
+    allow: list[Literal["outside", "remote"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class DataConfig:
         flip: Flip half of the training images left to right. Turn it off where captions say left
             or right.
         max_target_tokens: Longer captions are cut to so many tokens.
-        on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left out
-            and named in the run's broken.jsonl. Evaluation images have to be good. Of a
+        on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left
+            out and named in the run's broken.jsonl. Evaluation images have to be good. Of a
             stream, max_broken says it.
         max_bad_images: With "skip", the share of samples above which the run stops.
         workers: Processes that load images, per training process.
@@ -132,6 +135,8 @@ class QuestionSourceConfig:
         id_column: Column of the question's id; None takes question_id.
         require_answers: Refuse questions without an answer; false for the test sets of servers.
         revision: Branch, tag or commit of a dataset on the hub.
+        allow: "outside" for image paths that leave the folder they start from (image_root, or the
+            folder of the file that names them), "remote" for addresses such as https://.
     """
 
     source: str
@@ -146,6 +151,7 @@ class QuestionSourceConfig:
     id_column: str | None = None
     require_answers: bool = True
     revision: str | None = None
+    allow: list[Literal["outside", "remote"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,8 @@ class VqaDataConfig:
         crop_scale: Range of the random crop's share of the image's area; None resizes the whole.
         flip: Flip half of the training images; questions on left and right forbid it.
         max_target_tokens: Longer answers are cut to so many tokens.
-        on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left out
-            and named in the run's broken.jsonl. Evaluation images have to be good.
+        on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left
+            out and named in the run's broken.jsonl. Evaluation images have to be good.
         max_bad_images: With "skip", the share of samples above which the run stops.
         workers: Processes that load images, per training process.
     """

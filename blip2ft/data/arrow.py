@@ -126,7 +126,8 @@ def read_huggingface(source: str, request: Request, problems: Problems) -> list[
         loaded = loaded[split]
         source = f"{source}[{split}]"
         request = replace(request, split=None)
-    root = folder if folder.is_dir() else Path.cwd()
+    # image files of a dataset on the hub are in the cache, by their full paths
+    root = folder if folder.is_dir() else Path(datasets.config.HF_CACHE_HOME)
 
     def origin(index: int) -> str:
         return f"{source}: row {index}"

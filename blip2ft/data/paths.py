@@ -1,13 +1,17 @@
 """Where the image files that a source names are, and whether they are there."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from blip2ft.data.arrow import Row
 from blip2ft.data.entries import SHOWN, Entry, Problems
+from blip2ft.data.remote import Remote
 from blip2ft.data.tar import Part
 
+ALLOWABLE = ("outside", "remote")
+SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")  # none that reads local files
 LISTED_FROM = 64  # images in one folder from which listing it beats asking for each
 
 
@@ -16,8 +20,22 @@ def plain(path: str) -> str:
     return PurePosixPath(path).as_posix() if "./" in path or "//" in path else path
 
 
-def locate(entry: Entry, image_root: str | None, problems: Problems) -> Any:
-    """The image of an entry with its path completed; complains of paths that aren't allowed."""
+def check_allowed(allow: Collection[str]) -> None:
+    """Raise ValueError for what can't be allowed."""
+    for what in allow:
+        if what not in ALLOWABLE:
+            raise ValueError(
+                f"allow has {what!r}: allowed are {' and '.join(ALLOWABLE)}, or [] for none"
+            )
+
+
+def locate(
+    entry: Entry, image_root: str | None, problems: Problems, allow: Collection[str] = ()
+) -> Any:
+    """The image of an entry with its path completed; complains of paths that aren't allowed.
+
+    allow: "outside", paths that leave the folder they start from; "remote", addresses.
+    """
     image = entry.image
     if isinstance(image, bytes | Row | Part):
         return image
@@ -26,23 +44,39 @@ def locate(entry: Entry, image_root: str | None, problems: Problems) -> Any:
         remedy = "Write the path of an image file there, or remove the row."
         problems.add("no image named", entry.origin, remedy)
         return refused
-    if "://" in image:
-        remedy = "Fetch the images first, and write their paths."
-        problems.add("an address in place of an image file", f"{image} ({entry.origin})", remedy)
+    if "\0" in image:
+        remedy = "Write the path without it."
+        problems.add("a NUL character in an image path", f"{image!r} ({entry.origin})", remedy)
         return refused
+    if "://" in image:
+        return _locate_remote(image, entry.origin, problems, allow) or refused
     root = os.fspath(entry.root) if image_root is None else image_root
     path = os.path.join(root, image)  # an absolute second part replaces the first
-    absolute = os.path.isabs(image)
-    if (".." in image and not absolute) or (absolute and image_root is not None):
+    if ("outside" not in allow) and (".." in image or os.path.isabs(image)):
         inside = os.path.abspath(root)
         if os.path.commonpath([inside, os.path.abspath(path)]) != inside:
             problems.add(
                 f"image path outside of {root}, which would break or read other files elsewhere",
                 f"{image} ({entry.origin})",
-                "Set image_root to a folder that holds all images, and write paths from there.",
+                "Set image_root to a folder that holds all images, or if you trust the file that "
+                "names them, allow to [outside].",
             )
             return refused
     return Path(path)
+
+
+def _locate_remote(
+    url: str, origin: str, problems: Problems, allow: Collection[str]
+) -> Remote | None:
+    if "remote" not in allow:
+        remedy = "Fetch the images first and write their paths, or set allow to [remote]."
+        problems.add("an address in place of an image file", f"{url} ({origin})", remedy)
+        return None
+    if url.partition("://")[0].lower() not in SCHEMES:
+        remedy = f"Addresses may begin with {', '.join(f'{name}://' for name in SCHEMES)}."
+        problems.add("an address of another kind", f"{url} ({origin})", remedy)
+        return None
+    return Remote(url)
 
 
 def check_files(named: list[tuple[Path, str]], problems: Problems) -> None:

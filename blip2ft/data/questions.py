@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 from blip2ft.data.answers import check_choices, check_texts
 from blip2ft.data.arrow import Row, read_huggingface, read_parquet
 from blip2ft.data.entries import Entry, Problems, nearest
-from blip2ft.data.paths import check_files, locate, plain
+from blip2ft.data.paths import check_allowed, check_files, locate, plain
 from blip2ft.data.records import read_records, recognise, require_file
+from blip2ft.data.remote import Remote
 from blip2ft.data.tables import read_csv, read_jsonl
 from blip2ft.data.vqa_formats import (
     QuestionRequest,
@@ -55,7 +56,7 @@ class Question:
         question_type: In VQAv2 the first words, such as "how many".
     """
 
-    image: Path | bytes | Row
+    image: Path | bytes | Row | Remote
     image_id: str | int
     question_id: str | int
     question: str
@@ -83,6 +84,7 @@ def read_questions(
     revision: str | None = None,
     limit: int | None = None,
     check_images: bool = True,
+    allow: Collection[str] = (),
 ) -> list[Question]:
     """Read the questions of one source, in its order. No image is opened.
 
@@ -109,6 +111,7 @@ def read_questions(
         revision: Branch, tag or commit of a dataset on the hub.
         limit: Keep the first so many questions only.
         check_images: Refuse paths where no file is.
+        allow: As for `read_records`.
 
     Raises:
         ValueError: With every kind of problem found, its first places and their number.
@@ -129,6 +132,7 @@ def read_questions(
         require_answers=require_answers,
         revision=revision,
         limit=limit,
+        allow=allow,
     )
     if check_images:
         origins = {q.image: q.origin for q in reversed(questions) if isinstance(q.image, Path)}
@@ -158,6 +162,7 @@ def collect_questions(
     require_answers: bool = True,
     revision: str | None = None,
     limit: int | None = None,
+    allow: Collection[str] = (),
 ) -> list[Question]:
     """As `read_questions`, but what is wrong with single questions goes to `problems`.
 
@@ -166,6 +171,7 @@ def collect_questions(
     Raises ValueError where the source as a whole can't be read.
     """
     source = os.fspath(source)
+    check_allowed(allow)
     format = find_format(source, format)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}. Set it to 1 or more, or leave it out for all.")
@@ -201,7 +207,7 @@ def collect_questions(
     )
     entries = FORMATS[format](source, request, problems)[:limit]
     if images is not None:
-        attach(entries, os.fspath(images), request.root, problems)
+        attach(entries, os.fspath(images), request.root, allow, problems)
     placed: dict[tuple[Any, Path], Any] = {}  # an image has several questions, and one path
     questions: list[Question] = []
     seen: dict[str | int, str] = {}
@@ -210,7 +216,7 @@ def collect_questions(
         image = placed.get(key) if key else None
         if image is None:
             located = images is not None
-            image = entry.image if located else locate(entry, request.root, problems)
+            image = entry.image if located else locate(entry, request.root, problems, allow)
         if key:
             placed[key] = image
         question = complete(entry, image, require_answers, problems)
@@ -257,9 +263,17 @@ def find_format(source: str, format: str) -> str:
     return format
 
 
-def attach(entries: list[Entry], images: str, root: str | None, problems: Problems) -> None:
+def attach(
+    entries: list[Entry],
+    images: str,
+    root: str | None,
+    allow: Collection[str],
+    problems: Problems,
+) -> None:
     """Give each entry the image that has its id in another source."""
-    read = read_records(images, image_root=root, require_captions=False, check_images=False)
+    read = read_records(
+        images, image_root=root, require_captions=False, check_images=False, allow=allow
+    )
     by_id = {str(record.image_id): record.image for record in read}
     for entry in entries:
         found = by_id.get(str(entry.image_id))

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from blip2ft.data.arrow import Row, read_huggingface, read_parquet
 from blip2ft.data.coco import read_coco, read_karpathy
 from blip2ft.data.entries import Entry, Problems, Request, nearest
-from blip2ft.data.paths import check_files, locate, plain
+from blip2ft.data.paths import check_allowed, check_files, locate, plain
 from blip2ft.data.patterns import KINDS, is_pattern
+from blip2ft.data.remote import Remote
 from blip2ft.data.tables import (
     IMAGE_SUFFIXES,
     METADATA_NAMES,
@@ -50,14 +51,15 @@ class Record:
     """One image and what is said of it.
 
     Args:
-        image: Path of the file, the file's bytes, or a row or part that reads them when asked.
+        image: Path of the file, the file's bytes, or a row, part or address that reads them when
+            asked.
         image_id: The source's id; without one, the path as written, or the row's number.
         captions: None empty; () where the source has none.
         origin: Where the image was named ("captions.csv:12"), for messages.
         fields: All other columns or keys.
     """
 
-    image: Path | bytes | Row | Part
+    image: Path | bytes | Row | Part | Remote
     image_id: str | int
     captions: tuple[str, ...]
     origin: str
@@ -77,13 +79,14 @@ def read_records(
     revision: str | None = None,
     limit: int | None = None,
     check_images: bool = True,
+    allow: Collection[str] = (),
 ) -> list[Record]:
     """Read the images and captions of one split. No image is opened.
 
     Rows of a table with the same id, or without ids the same path, become one record with all
     their captions and the first row's fields. A path is relative to `image_root`, or to the folder
-    of the file that names it, and may not leave it by "..": such data breaks when it moves.
-    Absolute paths are for data that stays where it is: allowed without `image_root`, or inside it.
+    of the file that names it, and may not leave it, unless that is allowed: such data breaks when
+    it moves, and whoever wrote the file chooses which of your files are read.
 
     Args:
         source: File, folder, glob of Parquet or tar files ("shards/{000..123}.tar"), or hub id
@@ -99,11 +102,14 @@ def read_records(
         revision: Branch, tag or commit of a dataset on the hub.
         limit: Keep the first so many records only.
         check_images: Refuse paths where no file is.
+        allow: "outside", paths that leave their folder; "remote", addresses such as https://,
+            fetched each time that an image is opened.
 
     Raises:
         ValueError: With every kind of problem found, its first places and their number.
     """
     source = os.fspath(source)
+    check_allowed(allow)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}. Set it to 1 or more, or leave it out for all records.")
     if image_root is not None and not Path(image_root).is_dir():
@@ -119,7 +125,7 @@ def read_records(
     root = None if image_root is None else os.fspath(image_root)
     records = [
         Record(
-            locate(entry, root, problems),
+            locate(entry, root, problems, allow),
             entry.image_id,
             entry.captions,
             entry.origin,

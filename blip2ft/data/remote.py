@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 MISSING = (401, 403, 404, 410)  # what servers answer: without the right to list, often 403
 TRIES = 4  # to fetch a file; the pauses between them are 1, 4 and 16 seconds
 PAUSE = 1.0
+SECONDS, CONNECT_SECONDS = 60.0, 10.0  # in which one image has to come, and a server to answer
 
 
 class Address(NamedTuple):
@@ -16,6 +18,38 @@ class Address(NamedTuple):
 
     system: Any
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An image at an address, fetched when asked for."""
+
+    url: str
+
+    def read(self) -> bytes:
+        """The bytes of the image file.
+
+        Tries again where the connection fails or hangs. Raises ValueError where there is no such
+        file, or it can't be fetched.
+        """
+        found: list[bytes] = []
+
+        def fetch() -> None:
+            system, path = locate_remote(self.url, **_patience(self.url))
+            found.append(system.cat_file(path))
+
+        persist(fetch, self.url)
+        return found[-1]
+
+
+def _patience(url: str) -> dict[str, Any]:
+    """Time-outs for one image; other file systems than the web's have their own."""
+    if not url.lower().startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    timeout = ClientTimeout(total=SECONDS, sock_connect=CONNECT_SECONDS)
+    return {"client_kwargs": {"timeout": timeout}}
 
 
 def is_remote(url: str) -> bool:
@@ -29,12 +63,12 @@ def bare(url: str) -> str:
     return url.partition("#")[0].partition("?")[0] if web else url
 
 
-def locate_remote(url: str) -> Address:
+def locate_remote(url: str, **options: Any) -> Address:
     """The file system of an address. Raises ValueError where a package for it is missing."""
     from fsspec.core import url_to_fs
 
     try:
-        return Address(*url_to_fs(url))
+        return Address(*url_to_fs(url, **options))
     except ImportError as error:
         scheme = url.partition("://")[0]
         package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}.get(scheme, scheme)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from blip2ft.data.paths import ALLOWABLE
 from blip2ft.data.records import read_records, require_file
 
 
@@ -45,7 +46,7 @@ def read_references(source: str | Path, *, split: str | None = None) -> dict[int
     """
     path = Path(source)
     if split is not None or not _holds_ids_alone(path):
-        records = read_records(source, split=split, check_images=False)
+        records = read_records(source, split=split, check_images=False, allow=ALLOWABLE)
         return {record.image_id: list(record.captions) for record in records}
     references: dict[int | str, list[str]] = {}
     for where, row in _rows(path):

@@ -401,6 +401,7 @@ def test_a_hub_id_is_loaded_with_config_and_revision(monkeypatch):
         return datasets.DatasetDict(train=made)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets.config, "HF_CACHE_HOME", os.getcwd())  # where its files are
     (record,) = read_records("owner/pictures:small", revision="v1")
     assert asked == [(("owner/pictures", "small"), {"revision": "v1"})]
     assert record.image == Path("a.png").resolve()
@@ -546,7 +547,10 @@ def test_no_path_leaves_the_image_root(folder):
     write("notes/y.csv", "image,caption\nnotes/../a.png,one\n")
     assert len(read_records("notes/y.csv", image_root=folder)) == 1
     write("notes/z.csv", f"image,caption\n{folder / 'a.png'},one\n")
-    assert read_records("notes/z.csv")[0].image == folder / "a.png"
+    with pytest.raises(ValueError, match=r"outside of .*notes, .* or if you trust .* \[outside\]"):
+        read_records("notes/z.csv")
+    assert read_records("notes/z.csv", allow=["outside"])[0].image == folder / "a.png"
+    assert read_records("notes/x.csv", allow=["outside"])[0].image == Path("notes/../a.png")
     assert read_records("notes/z.csv", image_root=folder)[0].image == folder / "a.png"
     with pytest.raises(ValueError, match=r"outside of sub, which.*Set image_root to a folder that"):
         read_records("notes/z.csv", image_root="sub")
@@ -559,12 +563,25 @@ def test_no_path_leaves_the_image_root(folder):
         (None, "no image named"),
         (3, "no image named"),
         ("http://x.org/a.png", "an address in place of an image file"),
+        ("a.png\0", "a NUL character in an image path"),
     ],
 )
 def test_an_image_has_to_be_a_path(image, message):
     write("x.jsonl", [{"image": image, "caption": "one"}])
     with pytest.raises(ValueError, match=rf"1 problem\n- {message} \(1\): .*x\.jsonl:1"):
         read_records("x.jsonl")
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "local://a.png", "zip://a::b"])
+def test_addresses_of_local_files_are_never_read(address):
+    write("x.jsonl", [{"image": address, "caption": "one"}])
+    said = r"an address of another kind \(1\): .* Addresses may begin with http://, https://, s3"
+    with pytest.raises(ValueError, match=said):
+        read_records("x.jsonl", allow=["remote", "outside"])
+    with pytest.raises(
+        ValueError, match=r"allow has 'all': allowed are outside and remote, or \[\]"
+    ):
+        read_records("x.jsonl", allow=["all"])
 
 
 def test_a_null_image_in_parquet_is_named():

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from shard_files import AUGMENT, write_index, write_parquet, write_tars
 
 import blip2ft.data.remote
 from blip2ft.data.broken import Apart, NeverEmpty
 from blip2ft.data.cache import Cache, default_cache
 from blip2ft.data.image_texts import image_texts
+from blip2ft.data.images import open_image
 from blip2ft.data.loading import load_batches
+from blip2ft.data.order import Key
 from blip2ft.data.records import Record, read_records
 from blip2ft.data.remote import download, list_remote, locate_remote, persist, read_remote
 from blip2ft.data.stream import open_stream
@@ -30,10 +33,12 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     asked: Counter[str]
     fail: dict[str, int]
     refuse: set[str]
+    delay = 0.0  # seconds before an answer
 
     def do_GET(self) -> None:
         name = self.path.lstrip("/").partition("?")[0]
         self.asked[name] += 1
+        time.sleep(self.delay)
         if name in self.refuse:
             self.send_error(403)
             return
@@ -380,3 +385,40 @@ def test_shards_at_an_address_are_fetched_ahead(server):
     assert given == list(stream.order(8, 0).micro_batches(0, 20, rank=0, world_size=1, size=4))
     local = open_stream([{"source": "web/t"}], cache="c")
     assert list(local.fetch_ahead(given, 1)) == given
+
+
+@pytest.fixture
+def table(server) -> Path:
+    """Two images at addresses."""
+    rows = ["image,caption"]
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(f"web/{name}")
+        rows.append(f"{server.url}/{name},{colour}")
+    Path("x.csv").write_text("\n".join(rows) + "\n")
+    return Path("x.csv")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_at_addresses_are_opened_where_that_is_allowed(table, server, workers):
+    with pytest.raises(ValueError, match=r"an address in place .* or set allow to \[remote\]"):
+        read_records(table)
+    records = read_records(table, allow=["remote"])
+    assert server.asked == {}  # nothing is fetched before it is asked for
+    server.fail = {"a.png": 2}
+    samples = image_texts(records, AUGMENT, 0)
+    loader = load_batches(samples, [[Key(0, 0), Key(0, 1)]], list, workers=workers)
+    (batch,) = loader
+    assert [item.text for item in batch] == ["red", "blue"]
+    assert server.asked == {"a.png": 3, "b.png": 1}
+
+
+def test_an_image_that_is_gone_or_slow_is_told_by_its_address(table, server, monkeypatch):
+    first, second = read_records(table, allow=["remote"])
+    Path("web/a.png").unlink()
+    with pytest.raises(ValueError, match=r"/a\.png: no such file\. Correct the address"):
+        open_image(first.image, origin=first.origin)
+    monkeypatch.setattr(blip2ft.data.remote, "SECONDS", 0.05)
+    monkeypatch.setattr(server, "delay", 0.3)
+    with pytest.raises(ValueError, match=r"/b\.png: can't be fetched, tried 4 times \(.*Timeout"):
+        open_image(second.image, origin=second.origin)
+    assert server.asked["b.png"] == 4
