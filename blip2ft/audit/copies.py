@@ -17,12 +17,13 @@ Origins = Mapping[str, Mapping[int, str]]  # by split, where each of its images 
 def copy_findings(contents: Contents, looks: Sequence[Look]) -> Iterator[Finding]:
     """Copies within a split, and images that two splits share.
 
-    looks: what was seen of each of the contents' images.
+    looks: what was seen of each of the contents' images; those that can't be used are left out.
     """
     origins = first_origins(contents)
-    same: dict[str, list[int]] = defaultdict(list)  # by content, or by path where it is unreadable
+    same: dict[str, list[int]] = defaultdict(list)
     for number, look in enumerate(looks):
-        same[look.digest or f"image {number}"].append(number)
+        if not look.fault:
+            same[look.digest].append(number)
     shared = set()
     for numbers in same.values():
         for found in _same_content(contents, origins, numbers):
@@ -31,7 +32,7 @@ def copy_findings(contents: Contents, looks: Sequence[Look]) -> Iterator[Finding
             yield found
     firsts = [numbers[0] for numbers in same.values()]
     # what is of one colour looks like much else, and is told of anyway
-    faces = [n for n in firsts if looks[n].face and not looks[n].blank]
+    faces = [n for n in firsts if not looks[n].blank]
     if len(faces) > 1:
         groups = {number: same[looks[number].digest] for number in faces}
         yield from _look_alike(contents, origins, looks, groups, shared)
@@ -50,7 +51,7 @@ def first_origins(contents: Contents) -> Origins:
 def _same_content(
     contents: Contents, origins: Origins, numbers: Sequence[int]
 ) -> Iterator[Finding]:
-    """What to say of images with the same bytes, or of a single one that several splits name."""
+    """What to say of images with the same bytes, of which there may be one in several splits."""
     inside = {
         split: here
         for split, named in origins.items()

@@ -16,6 +16,7 @@ PICTURED = 8  # findings of each kind with a picture
 LISTED = 100  # and without
 SIDE = 320  # pixels of a picture's longer side: sharp at 160 on dense screens
 BARS = 12  # of a histogram
+FOR = {"caption": "captioning", "retrieval": "retrieval", "vqa": "questions and answers"}
 UNSEEN = ("missing", "directory", "empty", "truncated", "unreadable", "huge")
 STYLE = """\
 :root { --error: #b3261e; --warning: #8a5300; --note: #35608f; --bar: #8fb0cf; }
@@ -51,7 +52,11 @@ figure { margin: 0; overflow: hidden; border: 1px solid var(--line); border-radi
 .pair img { display: block; width: 100%; aspect-ratio: 4 / 3; object-fit: contain;
   background: var(--mat); }
 figcaption { padding: .5rem .7rem .6rem; font-size: .85rem; overflow-wrap: anywhere; }
-.where { color: var(--quiet); } .text { display: block; }
+.where { display: block; color: var(--quiet); } .text { display: block; }
+h3::first-letter { text-transform: uppercase; }
+.pictures.said { grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); }
+.said figure { display: grid; grid-template-columns: 7rem 1fr; height: 100%; }
+.said .pair img { height: 100%; aspect-ratio: auto; max-height: 14rem; }
 ul.list { margin: .8rem 0 0; padding: 0; list-style: none; font-size: .88rem; }
 ul.list li { padding: .4rem 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--quiet); }
@@ -71,11 +76,13 @@ dd.bar { height: .75rem; } dd.bar i { display: block; height: 100%; min-width: 2
 
 def write_page(file: Path, report: Report) -> None:
     """Write the report with thumbnails of what was found first, in the place of an earlier one."""
-    names = ", ".join(source for sources in report.data.values() for source in sources)
+    names = ", ".join(Path(s).name or s for sources in report.data.values() for s in sources)
     counts = "".join(_count(report, severity) for severity in SEVERITIES)
     groups = "\n".join(_group(title, found, report) for title, found in grouped(report.findings))
-    looked = f"{many(report.pictures, 'image')}, {report.task}, in {report.seconds:,.0f} s"
+    looked = f"{many(report.pictures, 'image')}, looked over for {FOR[report.task]}"
     found = f"<h2>What was found</h2>\n{groups}" if groups else "<h2>Nothing was found</h2>"
+    missing = any(split.texts and split.languages is None for split in report.splits)
+    hint = f"<p>{escape(MISSING)}</p>" if missing else ""
     page = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -93,12 +100,13 @@ def write_page(file: Path, report: Report) -> None:
 <ul class="counts">{counts}</ul>
 </header>
 <main>
+{found}
 <h2>What is there</h2>
 <div class="grid">
 {"".join(_split(split, report) for split in report.splits)}
-{_card("Images", "shorter side, in pixels", [_bars(report.sizes)])}
+{_card("Images", "Shorter side, in pixels", [_bars(report.sizes)])}
 </div>
-{found}
+{hint}
 </main>
 </body>
 </html>
@@ -118,9 +126,8 @@ def _split(split: SplitSummary, report: Report) -> str:
     parts = []
     if split.texts:
         parts.append(f"<p>Words of a text</p>{_bars(split.lengths)}")
-        told = MISSING if split.languages is None else ""
-        parts.append(f"<p>Languages{f': {escape(told)}' if told else ''}</p>")
-        parts.append(_bars(split.languages or {}))
+    if split.languages:
+        parts.append(f"<p>Languages</p>{_bars(split.languages)}")
     if split.answers.get("commonest"):
         about += f", {many(split.answers['different'], 'different answer')}"
         parts.append("<p>Commonest answers</p>")
@@ -144,11 +151,15 @@ def _bars(counts: Mapping[str, int], total: int | None = None) -> str:
     total = total or sum(counts.values())
     rows = "".join(
         f'<dt dir="auto">{_safe(name)}</dt>'
-        f'<dd class="bar"><i style="width:{100 * count / most:.1f}%"></i></dd>'
+        f'<dd class="bar">{_bar(count / most) if count else ""}</dd>'
         f'<dd title="{count:,}">{share(count, total) if count else "0"}</dd>'
         for name, count in shown
     )
     return f"<dl>{rows}</dl>"
+
+
+def _bar(length: float) -> str:
+    return f'<i style="width:{length:.1%}"></i>'
 
 
 def _group(title: str, found: Sequence[Finding], report: Report) -> str:
@@ -159,8 +170,8 @@ def _group(title: str, found: Sequence[Finding], report: Report) -> str:
     listed = "".join(f"<li>{_words(finding)}</li>" for finding in rest[:LISTED])
     if len(rest) > LISTED:
         listed += f"<li>and {len(rest) - LISTED:,} more in {FINDINGS}</li>"
-    two = " two" if any(finding.other is not None for finding in found) else ""
-    pictures = f'<ul class="pictures{two}">{"".join(cards)}</ul>' if cards else ""
+    shape = " two" if found[0].other is not None else " said" if found[0].text else ""
+    pictures = f'<ul class="pictures{shape}">{"".join(cards)}</ul>' if cards else ""
     body = f'<ul class="list">{listed}</ul>'
     if cards or len(rest) > PICTURED:
         which = f"{len(rest):,} {'more' if cards else 'of them'}"
@@ -191,9 +202,8 @@ def _figures(found: Sequence[Finding], report: Report) -> Iterator[str]:
 def _words(finding: Finding) -> str:
     text = f'<bdi class="text">{_safe(finding.text)}</bdi>' if finding.text else ""
     image = finding.image if finding.image != finding.origin else ""
-    told = [_safe(part) for part in (image, finding.detail) if part]
-    where = f'<span class="where"><bdi>{_safe(finding.origin)}</bdi></span>'
-    return f"{text}{' '.join(f'<bdi>{part}</bdi>' for part in told)} {where}"
+    told = ": ".join(f"<bdi>{_safe(part)}</bdi>" for part in (image, finding.detail) if part)
+    return f'{text}{told} <bdi class="where">{_safe(finding.origin)}</bdi>'
 
 
 def _safe(text: str) -> str:

@@ -89,7 +89,7 @@ def portions(counts: Mapping[str, int], most: int | None = None, total: int | No
 def share(count: int, total: int) -> str:
     """A share in per cent, never rounded to nothing."""
     percent = 100 * count / total
-    return f"{percent:.0f} %" if percent >= 1 else "under 1 %"
+    return f"{percent:.0f} %" if percent >= 1 else "< 1 %"
 
 
 def counts_line(report: Report) -> str:

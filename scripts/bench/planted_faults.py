@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 SIDES = (96, 72)  # pixels of an ordinary image
+EACH = 1000  # images with one fault of each kind among them
 SCORED = 60  # images of validation and test, at least
 WORDS = (
     "old red tall quiet wooden bright small heavy round striped",
@@ -87,13 +88,15 @@ class Folder:
 def make_folder(folder: Path, images: int, seed: int) -> list[Planted]:
     """Write train.csv, validation.csv and test.csv with `images` images; every fault in them.
 
-    The faults come first in each split, so the folder with more images has the same and more.
+    All faults are there once for each `EACH` images, and once at least.
     """
     made = Folder(folder, seed)
-    for name, data, kinds in broken_images(made):
-        made.add("train", *kinds, name=made.write(name, data))
-    for plant in (plant_places, plant_copies, plant_texts, plant_rows):
-        plant(made)
+    for number in range(max(1, images // EACH)):
+        plant_images(made, f"odd-{number}")
+        plant_places(made, f"odd-{number}")
+        plant_copies(made, f"copies-{number}")
+        plant_texts(made)
+        plant_rows(made)
     scored = max(SCORED, images // 20)
     for split in ("validation", "test"):
         while len(made.rows[split]) < scored:
@@ -110,8 +113,8 @@ def make_folder(folder: Path, images: int, seed: int) -> list[Planted]:
     return made.planted
 
 
-def broken_images(made: Folder) -> list[tuple[str, bytes, tuple[str, ...]]]:
-    """Name, bytes and faults of files that are images, or look so."""
+def plant_images(made: Folder, folder: str) -> None:
+    """Files that are images with something about them, or look so only."""
     jpeg, png = (made.encoded(made.image(), kind) for kind in ("JPEG", "PNG"))
     webp, gif = (made.encoded(made.image(), kind) for kind in ("WEBP", "GIF"))
     tiff = made.encoded(made.image(), "TIFF", compression="tiff_lzw")
@@ -125,33 +128,39 @@ def broken_images(made: Folder) -> list[tuple[str, bytes, tuple[str, ...]]]:
     clear = made.image().quantize(16)
     rgba = made.image().convert("RGBA")
     rgba.putpixel((3, 3), (0, 0, 0, 0))
-    return [
-        ("odd/empty.jpg", b"", ("empty",)),
-        ("odd/cut.jpg", jpeg[: len(jpeg) // 2], ("truncated",)),
-        ("odd/cut.png", png[: len(png) // 2], ("truncated",)),
-        ("odd/cut.webp", webp[: len(webp) // 2], ("truncated",)),
-        ("odd/cut.gif", gif[: len(gif) // 2], ("truncated",)),
-        ("odd/cut.tif", tiff[: len(tiff) // 2], ("truncated",)),
-        ("odd/head.jpg", jpeg[:16], ("truncated",)),
-        ("odd/page.jpg", b"<html><body>404 not found</body></html>", ("unreadable",)),
-        ("odd/noise.png", made.rng.bytes(500), ("unreadable",)),
-        ("odd/damaged.png", bytes(damaged), ("unreadable",)),
-        ("odd/drawing.svg.png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', ("unreadable",)),
-        ("odd/bomb.png", bomb(50_000, 50_000), ("huge",)),
-        ("odd/tiny.jpg", made.encoded(made.image((20, 16))), ("tiny",)),
-        ("odd/long.jpg", made.encoded(made.image((400, 60))), ("long-sided",)),
-        ("odd/black.jpg", made.encoded(Image.new("RGB", SIDES)), ("blank",)),
-        ("odd/moving.gif", made.encoded(frames[0], "GIF", **several), ("animated",)),
-        ("odd/moving.webp", made.encoded(made.image(), "WEBP", **several), ("animated",)),
-        ("odd/moving.png", made.encoded(made.image(), "PNG", **several), ("animated",)),
-        ("odd/print.jpg", made.encoded(made.image().convert("CMYK")), ("mode",)),
-        ("odd/deep.png", made.encoded(Image.fromarray(deep), "PNG"), ("mode",)),
-        ("odd/deep.tif", made.encoded(Image.fromarray(deep[::-1].copy()), "TIFF"), ("mode",)),
-        ("odd/palette.png", made.encoded(clear, "PNG", transparency=3), ("mode",)),
-        ("odd/clear.png", made.encoded(rgba, "PNG"), ("mode",)),
-        ("odd/turned.jpg", made.encoded(made.image(), exif=turned.tobytes()), ("rotated",)),
-        ("odd/other.jpg", made.encoded(made.image(), "PNG"), ("extension",)),
+    files: list[tuple[str, bytes, str]] = [
+        ("empty.jpg", b"", "empty"),
+        ("cut.jpg", jpeg[: len(jpeg) // 2], "truncated"),
+        ("cut.png", png[: len(png) // 2], "truncated"),
+        ("cut.webp", webp[: len(webp) // 2], "truncated"),
+        ("cut.gif", gif[: len(gif) // 2], "truncated"),
+        ("cut.tif", tiff[: len(tiff) // 2], "truncated"),
+        ("head.jpg", jpeg[:16], "truncated"),
+        ("page.jpg", b"<html><body>404 not found</body></html>", "unreadable"),
+        ("noise.png", made.rng.bytes(500), "unreadable"),
+        ("damaged.png", bytes(damaged), "unreadable"),
+        ("drawing.svg.png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "unreadable"),
+        ("bomb.png", bomb(50_000, 50_000), "huge"),
+        ("tiny.jpg", made.encoded(made.image((20, 16))), "tiny"),
+        ("long.jpg", made.encoded(made.image((400, 60))), "long-sided"),
+        (
+            "black.jpg",
+            made.encoded(Image.new("RGB", SIDES, tuple(made.rng.integers(0, 256, 3).tolist()))),
+            "blank",
+        ),
+        ("moving.gif", made.encoded(frames[0], "GIF", **several), "animated"),
+        ("moving.webp", made.encoded(made.image(), "WEBP", **several), "animated"),
+        ("moving.png", made.encoded(made.image(), "PNG", **several), "animated"),
+        ("print.jpg", made.encoded(made.image().convert("CMYK")), "mode"),
+        ("deep.png", made.encoded(Image.fromarray(deep), "PNG"), "mode"),
+        ("deep.tif", made.encoded(Image.fromarray(deep[::-1].copy()), "TIFF"), "mode"),
+        ("palette.png", made.encoded(clear, "PNG", transparency=3), "mode"),
+        ("clear.png", made.encoded(rgba, "PNG"), "mode"),
+        ("turned.jpg", made.encoded(made.image(), exif=turned.tobytes()), "rotated"),
+        ("other.jpg", made.encoded(made.image(), "PNG"), "extension"),
     ]
+    for name, data, kind in files:
+        made.add("train", kind, name=made.write(f"{folder}/{name}", data))
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -167,24 +176,24 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
-def plant_places(made: Folder) -> None:
+def plant_places(made: Folder, folder: str) -> None:
     """Paths where there is no file that could be an image."""
-    odd = made.folder / "odd"
-    made.add("train", "missing", name="odd/nothing.jpg")
+    odd = made.folder / folder
+    made.add("train", "missing", name=f"{folder}/nothing.jpg")
     (odd / "folder.jpg").mkdir()
-    made.add("train", "directory", name="odd/folder.jpg")
+    made.add("train", "directory", name=f"{folder}/folder.jpg")
     links: list[tuple[str, str, str]] = [
         ("lost.jpg", "nowhere.jpg", "missing"),
         ("loop.jpg", "loop.jpg", "unreadable"),
     ]
     for name, target, kind in links:
         (odd / name).symlink_to(target)
-        made.add("train", kind, name=f"odd/{name}")
+        made.add("train", kind, name=f"{folder}/{name}")
     os.mkfifo(odd / "pipe.jpg")  # opening it would wait for ever
-    made.add("train", "unreadable", name="odd/pipe.jpg")
+    made.add("train", "unreadable", name=f"{folder}/pipe.jpg")
 
 
-def plant_copies(made: Folder) -> None:
+def plant_copies(made: Folder, folder: str) -> None:
     """The same image twice, by its bytes or its looks, in one split or in two."""
 
     def copied(name: str, to: str) -> str:
@@ -200,18 +209,18 @@ def plant_copies(made: Folder) -> None:
         return image.resize((image.width * 5 // 6, image.height * 5 // 6))
 
     originals = [made.add("train") for _ in range(8)]
-    made.add("train", "duplicate", name=copied(originals[0], "copies/same.jpg"))
-    made.add("train", "duplicate", name=copied(originals[0], "copies/again.jpg"))
-    coarse = changed(originals[1], "copies/coarse.jpg", lambda image: image, quality=40)
+    made.add("train", "duplicate", name=copied(originals[0], f"{folder}/same.jpg"))
+    made.add("train", "duplicate", name=copied(originals[0], f"{folder}/again.jpg"))
+    coarse = changed(originals[1], f"{folder}/coarse.jpg", lambda image: image, quality=40)
     made.add("train", "near-duplicate", name=coarse)
-    made.add("train", "near-duplicate", name=changed(originals[2], "copies/small.jpg", smaller))
+    made.add("train", "near-duplicate", name=changed(originals[2], f"{folder}/small.jpg", smaller))
     made.add("test", "leak", name=originals[3])
-    made.add("validation", "leak", name=copied(originals[4], "copies/leak.jpg"))
+    made.add("validation", "leak", name=copied(originals[4], f"{folder}/leak.jpg"))
     made.add(
-        "test", "near-leak", name=changed(originals[5], "copies/near.png", smaller, format="PNG")
+        "test", "near-leak", name=changed(originals[5], f"{folder}/near.png", smaller, format="PNG")
     )
     both = made.add("validation")
-    made.add("test", "shared", name=copied(both, "copies/both.jpg"))
+    made.add("test", "shared", name=copied(both, f"{folder}/both.jpg"))
 
 
 def plant_texts(made: Folder) -> None:
@@ -240,4 +249,4 @@ def plant_rows(made: Folder) -> None:
     made.add("train", "record", text="")
     made.add("train", "record", name="../outside.jpg")
     made.add("train", "record", name="https://example.org/dog.jpg")
-    made.add_row("train", ("record",), ["odd/one.jpg", "a text", "and a cell too many"])
+    made.add_row("train", ("record",), ["one.jpg", "a text", "and a cell too many"])
