@@ -35,7 +35,7 @@ class SplitSummary:
     rows: int
     images: int
     texts: int
-    words: float
+    words: float  # of a text, the median
     lengths: dict[str, int]
     languages: dict[str, int] | None
     answers: dict[str, Any]

@@ -17,6 +17,7 @@ from blip2ft.audit.looks import Look
 from blip2ft.audit.reading import Picture, held_in
 from blip2ft.data.arrow import Row
 from blip2ft.data.counts import fingerprint
+from blip2ft.data.remote import Remote
 from blip2ft.data.tar import Part
 from blip2ft.training.run import read_lines
 from blip2ft.whole import LOCK, PARTIAL, remove_partial, whole, write_text
@@ -112,6 +113,8 @@ def keys_of(pictures: Iterable[Picture]) -> list[str]:
         image = picture.image
         if isinstance(image, Path):
             keys.append(printed(image))
+        elif isinstance(image, Remote):
+            keys.append(image.url)  # taken to stay the same
         elif isinstance(image, Part):
             keys.append(f"{found} at {image.offset}" if (found := printed(image.tar)) else "")
         else:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 MISSING = 'pip install "blip2ft[languages]" tells which languages the texts are in'
+FEW = 20  # texts from which shares mean something
 SAMPLE = 5000  # texts of a split that are looked at
 SURE = 0.6  # probability from which a guess counts; short texts have less
 UNSURE = "not sure"
@@ -13,13 +14,15 @@ UNSURE = "not sure"
 def count_languages(texts: Sequence[str]) -> dict[str, int] | None:
     """How many of some of the texts are in each language, by its ISO 639-1 code, most first.
 
-    What may be one language as well as another counts as `UNSURE`. None where py3langid isn't
-    installed.
+    What may be one language as well as another counts as `UNSURE`. Of few texts nothing is said.
+    None where py3langid isn't installed.
     """
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         return None
+    if len(texts) < FEW:
+        return {}
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     chosen = texts if len(texts) <= SAMPLE else random.Random(0).sample(texts, SAMPLE)
     counts: Counter[str] = Counter()

@@ -39,6 +39,12 @@ class Places:
         named = "|".join(re.escape(name) for name in sorted(set(names), key=len, reverse=True))
         return re.compile(rf"(?:{named})(?:\[\w+\])?(?:{INSIDE})")
 
+    @cached_property
+    def line(self) -> re.Pattern[str]:
+        """What finds the line that a message begins with, and the space behind it."""
+        named = "|".join(re.escape(name) for name in {self.source, *self.files})
+        return re.compile(rf"((?:{named}):\d+): ")
+
     def full(self, origin: str, root: Path | None = None) -> str:
         """An origin with the path of its file, from where the command runs."""
         if origin.startswith(self.source):

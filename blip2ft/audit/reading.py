@@ -15,11 +15,13 @@ from blip2ft.data.patterns import find_files
 from blip2ft.data.questions import collect_questions
 from blip2ft.data.questions import find_format as find_question_format
 from blip2ft.data.records import FORMATS, find_format, merge
+from blip2ft.data.remote import Remote
 from blip2ft.data.tables import METADATA_NAMES, find_metadata
 from blip2ft.data.tar import Part
 
 ROLES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 ROLES |= {"testing": "test"}
+USUAL = ("train", "validation", "test")
 ALL = "data"  # the split of rows that are of none
 APART = {"webdataset": ".tar", "parquet": ".parquet"}  # whose files are read one by one if need be
 
@@ -50,7 +52,7 @@ class Picture:
     image: what reads it; name: its path, or where in a file it is; origin: the first row.
     """
 
-    image: Path | Part | Row | bytes
+    image: Path | Part | Row | Remote | bytes
     name: str
     origin: str
 
@@ -81,6 +83,8 @@ def image_key(image: Any, origin: str) -> tuple[Any, str]:
         return (os.path.abspath(image.tar), image.offset), origin
     if isinstance(image, Row):
         return (held_in(image), image.index), origin
+    if isinstance(image, Remote):
+        return image.url, image.url
     return origin, origin
 
 
@@ -108,6 +112,8 @@ def read_splits(splits: Mapping[str | None, Sequence[Source]], task: str) -> Con
                 )
             read = _read_questions if task == "vqa" else _read_records
             read(source, name, contents)
+    usual = {name: contents.splits.pop(name) for name in USUAL if name in contents.splits}
+    contents.splits = usual | contents.splits
     return contents
 
 
@@ -172,7 +178,7 @@ def _read_records(source: Source, name: str | None, contents: Contents) -> None:
         return
     if not entries and not problems.counts:
         contents.findings.append(Finding("source", name or ALL, data, "there are no records in it"))
-    rows = [_row(entry, reading.get("image_root"), contents, places) for entry in entries]
+    rows = [_row(entry, reading, contents, places) for entry in entries]
     for entry, (item, refused) in zip(entries, rows, strict=True):
         own: Any = entry.fields.get("split") if request.split is None else request.split
         split = name or (role_of(own) if isinstance(own, str) and own else ALL)
@@ -183,11 +189,11 @@ def _read_records(source: Source, name: str | None, contents: Contents) -> None:
 
 
 def _row(
-    entry: Entry, root: str | None, contents: Contents, places: Places
+    entry: Entry, reading: Mapping[str, Any], contents: Contents, places: Places
 ) -> tuple[Item, Problems]:
     origin = places.full(entry.origin, entry.root)
     problems = Problems(entry.origin)
-    image = locate(entry, None if root is None else os.fspath(root), problems)
+    image = locate(entry, reading.get("image_root"), problems, reading.get("allow", ()))
     number = None if problems.counts else contents.number(image, origin)
     return Item(number, origin, entry.captions), problems
 
@@ -228,9 +234,11 @@ def told(problems: Problems, split: str, places: Places) -> Iterator[Finding]:
 
 def _whole(error: ValueError, data: str, split: str, places: Places) -> Finding:
     """The finding for a source of which nothing can be read."""
-    message = str(error)
-    origin, detail = places.split(message.partition("\n")[0])
-    return Finding("source", split, origin if detail else data, detail or message)
+    message = str(error).partition("\n")[0]
+    line = places.line.match(message)
+    if line is None:
+        return Finding("source", split, data, message.removeprefix(f"{data}: "))
+    return Finding("source", split, places.full(line[1]), message[line.end() :])
 
 
 def _files_apart(source: Source, kind: str) -> list[Source]:

@@ -34,7 +34,7 @@ def said(split: SplitSummary, task: str) -> str:
     if not split.texts:
         return "no texts"
     what = "question" if task == "vqa" else "caption"
-    return f"{many(split.texts, what)} of {split.words:.0f} words or so"
+    return f"{many(split.texts, what)} (median {many(round(split.words), 'word')})"
 
 
 def group_lines(title: str, found: Sequence[Finding]) -> Iterator[str]:

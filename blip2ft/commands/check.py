@@ -21,9 +21,10 @@ Exit status: 0 without errors (warnings and notes may be there), 1 with errors, 
 could be checked.
 """
 SPLITS = ("train", "validation", "test")
-READING = ("format", "split", "image_root", "image_column", "id_column", "revision")
+READING = ("format", "split", "image_root", "allow", "image_column", "id_column", "revision")
 OF_CAPTIONS = ("caption_column",)
 OF_QUESTIONS = ("question_column", "answer_column", "annotations", "images")
+ALLOWABLE = ("outside", "remote")  # as in blip2ft.data.paths
 CPUS = 8  # more processes than that wait for the disk
 
 
@@ -54,6 +55,12 @@ def add_check(commands: Any) -> None:
     parser.add_argument("--split", help="the one to read, of a source that holds several")
     parser.add_argument(
         "--image-root", metavar="DIR", help="folder that image paths are relative to"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        choices=ALLOWABLE,
+        help="image paths that leave that folder, or addresses; may be given for both",
     )
     parser.add_argument("--image-column", metavar="NAME", help="column of the image (image)")
     parser.add_argument(
