@@ -26,7 +26,7 @@ class Interrupted(Stopped):
     def __init__(self, checkpoint: Path, signal_number: int) -> None:
         super().__init__(
             f"stopped; the state is saved in {checkpoint}. The same command with "
-            "--train.resume true goes on from there",
+            "--resume goes on from there",
             signal_number,
         )
         self.checkpoint = checkpoint

@@ -38,7 +38,7 @@ def adapter_folder(run: Path) -> Path:
             return folder
     if (run / "config.yaml").is_file():
         raise ValueError(
-            f"the run {run} hasn't ended, so it has no adapter yet; go on with --train.resume true"
+            f"the run {run} hasn't ended, so it has no adapter yet; go on with --resume"
         )
     raise ValueError(f"{run} is no run and no adapter folder; pass the --output of a run")
 

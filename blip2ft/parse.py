@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser
 
 from blip2ft.errors import Stopped, plain_message
+from blip2ft.whole import WRITING
 
 Config = TypeVar("Config")
 
@@ -55,16 +57,30 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
         "--config", action="config", help="YAML file with any of the settings below"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    keys = _keys(config_class)
+    if "train.resume" in keys:
+        parser.add_argument(
+            "--resume",
+            nargs="?",
+            type=bool,
+            const=True,
+            default=False,
+            help="go on with the run in the output folder, from its newest whole checkpoint; the "
+            "same as --train.resume true",
+        )
     parser.add_class_arguments(config_class, None)
     try:
         settings = parser.parse_args(list(argv))
         settings.pop("config", None)
         settings.pop("debug", None)
+        resume = settings.pop("resume", False)
         _check_groups(config_class, settings)
+        if resume:
+            settings.train.resume = True
         # parse_args lets a null pass for a value of any type
         parser.validate(settings, skip_unset=False)
     except (ValueError, TypeError) as error:
-        message = _readable(str(error), _keys(config_class))
+        message = _readable(str(error), [*keys, "resume"])
         raise ValueError(f"{parser.failed_file}{message}") from error
     # nulls too: where the default is a value, leaving them out would bring it back
     yaml = parser.dump(settings, skip_validation=True, skip_unset=False)
@@ -99,6 +115,9 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if any(thread.name == WRITING for thread in threading.enumerate()):
+        # after a second Ctrl-C: an end by Python would find the thread outside of it, and abort
+        os._exit(status)
     sys.exit(status)
 
 
@@ -108,7 +127,7 @@ def _told(error: Exception) -> str:
         where = f" at {name}" if name else ""
         return (
             f"no space left on the disk{where}; what was saved before is whole: free some space "
-            "and run the same command again, a training run with --train.resume true"
+            "and run the same command again, a training run with --resume"
         )
     return plain_message(error)
 

@@ -286,7 +286,7 @@ def test_a_run_and_its_adapter_folder_are_the_same(runs):
 
 def test_a_run_that_has_not_ended_says_so(tmp_path):
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(ValueError, match=r"hasn't ended, .* --train\.resume true"):
+    with pytest.raises(ValueError, match=r"hasn't ended, .* --resume"):
         export_run(tmp_path, tmp_path / "out")
 
 

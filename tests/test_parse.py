@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -88,6 +90,25 @@ def test_null_is_taken_where_it_means_something(yaml):
     path = yaml("model:\n  image_size: 364\n")
     assert parse("--config", path, "--model.image_size", "null").model.image_size is None
     assert parse("--optimizer.max_grad_norm", "null").optimizer.max_grad_norm is None
+
+
+@pytest.mark.parametrize(
+    ("words", "resume"),
+    [
+        ("--resume", True),
+        ("--resume --seed 3", True),
+        ("--resume true", True),
+        ("--resume false", False),
+        ("--train.resume true", True),
+        ("", False),
+    ],
+)
+def test_resume_alone_is_a_word_for_the_setting(words, resume):
+    argv = ["--output", "x", "--model.name", "m", "--data.validation.source", "v", *words.split()]
+    config, yaml_text = parse_config(CaptionConfig, argv, "recipes/caption.py")
+    assert config.train.resume is resume
+    assert f"  resume: {str(resume).lower()}\n" in yaml_text
+    assert "\nresume" not in yaml_text
 
 
 @pytest.mark.parametrize("key", ["train.epochs", "seed", "prompt", "train.resume"])
@@ -307,17 +328,44 @@ def test_a_bug_keeps_its_traceback():
         run_cleanly(raising(KeyError("bug")), debug=False)
 
 
+STOPPED_WHILE_WRITING = """
+import threading, time, torch
+from blip2ft.parse import run_cleanly
+from blip2ft.training.background import Writer
+
+def main():
+    file = open("written", "wb")
+    with Writer() as writer:
+        tensors = [torch.ones(1000, 1000) for _ in range(100)]
+        writer.start(lambda: torch.save(tensors, file))
+        while file.tell() < 1e7:
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+run_cleanly(main, debug=False)
+"""
+
+
+def test_an_end_in_the_middle_of_writing_is_no_abort(tmp_path):
+    """As after a second Ctrl-C."""
+    command = [sys.executable, "-c", STOPPED_WHILE_WRITING]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (found.returncode, found.stderr) == (130, "\nstopped\n")
+
+
 def test_ctrl_c_is_130(capsys):
     status, err = stop_status(raising(KeyboardInterrupt()), capsys)
     assert (status, err) == (130, "\nstopped\n")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+)
 def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, number, status):
     stopped, err = stop_status(raising(Interrupted(tmp_path / "step-7", number)), capsys)
     assert stopped == status
     assert "step-7" in err
-    assert "--train.resume true" in err
+    assert "--resume" in err
 
 
 @pytest.mark.parametrize(
@@ -333,5 +381,5 @@ def test_a_full_disk_says_what_to_do(capsys, error):
     assert status == 2
     assert err.startswith("error: no space left on the disk")
     assert ("/x/y" in err) == isinstance(error, OSError)
-    assert "--train.resume true" in err
+    assert "--resume" in err
     assert err.count("\n") == 1

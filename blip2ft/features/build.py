@@ -47,7 +47,7 @@ class Kept:
         except KeyError as error:
             raise ValueError(
                 f"{origin}: its features were removed from {self.store.folder} while the run went "
-                "on; start again with --train.resume true, and they are computed anew"
+                "on; start again with --resume, and they are computed anew"
             ) from error
 
 

@@ -339,8 +339,7 @@ def _mend_and_go_on(broken: Exception, saved: Path) -> str:
     killed = str(broken).startswith("DataLoader worker")
     hint = "lower data.workers if memory ran out" if killed else "mend the data"
     return (
-        f"{plain_message(broken)} (The state is saved in {saved}: {hint} and go on with "
-        "--train.resume true.)"
+        f"{plain_message(broken)} (The state is saved in {saved}: {hint} and go on with --resume.)"
     )
 
 
@@ -348,8 +347,8 @@ def _too_many(told: str, before: int, saved: Path) -> str:
     before_it = f" Left out before it: {before}." if before else ""
     return (
         f"{told}.{before_it} (The state of before the step is saved in {saved}: change what is "
-        "wrong and go on with --train.resume true; train.max_nonfinite says how many steps may be "
-        "left out.)"
+        "wrong and go on with --resume; train.max_nonfinite says how many steps may be left "
+        "out.)"
     )
 
 

@@ -56,10 +56,10 @@ def check_output(output: str | Path, *, resume: bool) -> None:
     if in_use and not resume:
         raise ValueError(
             f"the output folder {run} is in use and nothing in it is ever overwritten; resume it "
-            "with --train.resume true, or choose another with --output FOLDER"
+            "with --resume, or choose another with --output FOLDER"
         )
     if resume and not (run / "config.yaml").is_file():
-        raise ValueError(f"nothing to resume: {run} holds no run; leave out --train.resume")
+        raise ValueError(f"nothing to resume: {run} holds no run; leave out --resume")
     check_writable(run)
 
 

@@ -304,7 +304,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(
 
     with monkeypatch.context() as patch:
         patch.setattr(blip2ft.tasks.caption, "caption_loss", loss)
-        with pytest.raises(Interrupted, match=r"The same command with --train\.resume true"):
+        with pytest.raises(Interrupted, match=r"The same command with --resume"):
             run_recipe(*tiny(opt_folder, photo_folder, parts), *words)
     assert list_checkpoints(parts / "checkpoints")
     assert not (parts / "adapter").exists()

@@ -125,7 +125,7 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(opt_folder, photo_f
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_saves_it(opt_folder, photo_folder, tmp_path, number):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Interrupted, match=r"--train\.resume true goes on from there") as stop:
+    with pytest.raises(Interrupted, match=r"--resume goes on from there") as stop:
         small_run(opt_folder, photo_folder, tmp_path, loss=signals_after(1, number))
     assert stop.value.signal_number == number
     assert stop.value.checkpoint == checkpoint_of(tmp_path / "checkpoints", 1)
@@ -265,7 +265,7 @@ def test_a_broken_image_stops_the_run_with_its_state_saved(opt_folder, photo_fol
     (photos / "photo5.jpg").write_bytes(b"no picture")
     options = {"steps": 4, "batch_size": 2, "every": 9}
     with pytest.raises(
-        ValueError, match=r"photo5\.jpg.*The state is saved in .*train\.resume true"
+        ValueError, match=r"photo5\.jpg.*The state is saved in .*--resume"
     ):
         small_run(opt_folder, photos, tmp_path / "run", **options)
     (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -289,7 +289,7 @@ def test_a_disk_that_fails_stops_the_run_with_its_state_saved(
 
     monkeypatch.setattr(blip2ft.data.loading, "open_image", failing)
     with pytest.raises(
-        ValueError, match=r"Input/output error \(The state is saved in .*resume true"
+        ValueError, match=r"Input/output error \(The state is saved in .*--resume"
     ):
         small_run(opt_folder, photo_folder, tmp_path, steps=4, batch_size=2, micro=2, every=9)
     (saved,) = list_checkpoints(tmp_path / "checkpoints")

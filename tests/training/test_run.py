@@ -30,7 +30,7 @@ def test_a_folder_in_use_is_refused(tmp_path, what):
         (run / "notes.txt").write_text("mine")
     else:
         run.write_text("mine")
-    with pytest.raises(ValueError, match=r"run is in use .*--train\.resume true, or choose"):
+    with pytest.raises(ValueError, match=r"run is in use .*--resume, or choose"):
         check_output(run, resume=False)
 
 
