@@ -4,7 +4,7 @@ import ast
 import sys
 from typing import Any
 
-from blip2ft.data.entries import Problems
+from blip2ft.data.entries import Problems, check_token
 
 
 def check_choices(
@@ -40,6 +40,7 @@ def check_texts(what: str, value: Any, place: str, problems: Problems) -> tuple[
                 "It is a string, a list of strings, or of objects with 'answer' as in VQAv2.",
             )
             text = repr(text)
+        check_token(what, text, place, problems)
         found.append(sys.intern(text.strip()))  # millions of answers are few words
     return tuple(found)
 

@@ -16,6 +16,7 @@ from blip2ft.counted import counted
 
 SHOWN = 5  # places named for each kind of problem; the rest are counted
 SHOWN_TEXT = 60  # characters of a caption
+LONGEST = 100_000  # characters of one; a page of a book has 2,000
 CAPTION_COLUMNS = ("caption", "captions", "text")
 ID_COLUMN = "image_id"
 IMAGE_TOKEN = "<image>"  # in the place of an image in what models read: no caption may hold it
@@ -224,6 +225,14 @@ def check_captions(value: Any, origin: str, required: bool, problems: Problems) 
                 f"{place} ({caption[:SHOWN_TEXT]!a})",
                 "It holds half of a surrogate pair, which no file can; write the character.",
             )
+        elif len(caption) > LONGEST:
+            problems.add(
+                f"a caption of more than {LONGEST:,} characters",
+                f"{place} ({len(caption):,}, from {caption[:SHOWN_TEXT]!a} on)",
+                "Cut it, or set caption_column to the column that holds captions.",
+            )
+        elif IMAGE_TOKEN in caption:
+            check_token("caption", caption, place, problems)
         elif stripped := caption.strip():
             captions.append(stripped)
         elif required:
@@ -231,6 +240,13 @@ def check_captions(value: Any, origin: str, required: bool, problems: Problems) 
     if several and not value and required:
         problems.add("empty caption", origin, "Write a caption there, or remove it.")
     return tuple(captions)
+
+
+def check_token(what: str, text: str, place: str, problems: Problems) -> None:
+    """Complain of a text that holds what stands for an image."""
+    if IMAGE_TOKEN in text:
+        said = f"a text that holds {IMAGE_TOKEN}, which stands for an image"
+        problems.add(said, f"{place} ({what})", "Take it out: the image's own are put in front.")
 
 
 def _is_unicode(text: str) -> bool:
@@ -267,9 +283,37 @@ def decode_json(text: str, path: Path) -> Any:
         ValueError: It isn't JSON, with the line where that shows.
     """
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path.name}:{error.lineno}: invalid JSON at column {error.colno}: {error.msg}. "
             "Correct the line; a file cut short is best fetched again."
         ) from error
+    except (RepeatedKey, RecursionError) as error:
+        raise ValueError(f"{path.name}: {told_json(error)}. Correct the file.") from error
+
+
+class RepeatedKey(ValueError):
+    """An object of a JSON file has a key twice, of which most readers drop one silently."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises JSONDecodeError, RepeatedKey, and RecursionError for lists within lists without end.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def told_json(error: Exception) -> str:
+    """What `parse_json` raised, in words."""
+    return str(error) if isinstance(error, RepeatedKey) else "lists or objects too deep to read"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RepeatedKey(f"the key {twice!r} is there twice in one object")
+    return found

@@ -115,9 +115,10 @@ def list_files(folder: str) -> set[str]:
 
 def alike(path: str) -> str:
     """A hint: the same name with another ending or in other letters, if one is there."""
-    stem, _ = os.path.splitext(path)
-    for suffix in (".jpg", ".jpeg", ".png", ".webp"):
-        for other in (stem + suffix, stem + suffix.upper()):
-            if os.path.isfile(other):
-                return f", but {os.path.basename(other)} is there"
+    folder, name = os.path.split(path)
+    stem, ending = os.path.splitext(name.casefold())
+    by_name = {found.casefold(): found for found in sorted(list_files(folder or "."))}
+    for suffix in dict.fromkeys((ending, ".jpg", ".jpeg", ".png", ".webp")):
+        if stem + suffix in by_name:
+            return f", but {by_name[stem + suffix]} is there"
     return ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from blip2ft.data.answers import check_choices, check_texts
 from blip2ft.data.arrow import Row, read_huggingface, read_parquet
-from blip2ft.data.entries import Entry, Problems, nearest
+from blip2ft.data.entries import Entry, Problems, check_token, nearest
 from blip2ft.data.paths import check_allowed, check_files, locate, plain
 from blip2ft.data.records import read_records, recognise, require_file
 from blip2ft.data.remote import Remote
@@ -299,6 +299,7 @@ def complete(entry: Entry, image: Any, required: bool, problems: Problems) -> Qu
         question = ""
     elif not question.strip():
         problems.add("empty question", place, "Write a question there, or remove the row.")
+    check_token("question", question, place, problems)
     if identity is not None and type(identity) not in (str, int):
         problems.add(
             "the question id is neither text nor a whole number",

@@ -14,7 +14,6 @@ from blip2ft.data.cache import Cache
 from blip2ft.data.counts import fingerprint
 from blip2ft.data.entries import (
     ID_COLUMN,
-    IMAGE_TOKEN,
     Columns,
     Problems,
     Request,
@@ -261,6 +260,4 @@ def record_of(
         return Broken(origin, next(what for what, _ in problems.places))
     if not said and request.require_captions:
         return Broken(origin, "no caption, or an empty one")
-    if any(IMAGE_TOKEN in caption for caption in said):
-        return Broken(origin, f"a caption holds {IMAGE_TOKEN}, which stands for an image")
     return Record(image, identity, said, origin, fields)

@@ -12,11 +12,14 @@ from typing import Any
 from blip2ft.data.entries import (
     Entry,
     Problems,
+    RepeatedKey,
     Request,
     decode_json,
     decode_text,
     find_columns,
+    parse_json,
     table_entries,
+    told_json,
     unknown_split,
 )
 
@@ -131,7 +134,10 @@ def list_rows(text: str, path: Path, problems: Problems) -> list[tuple[str, dict
             if not written.strip():
                 continue
             try:
-                found.append((f"{path.name}:{line}", json.loads(written)))
+                found.append((f"{path.name}:{line}", parse_json(written)))
+            except (RepeatedKey, RecursionError) as error:
+                remedy = "Write each key once, and records without objects in objects."
+                problems.add("ambiguous JSON", f"{path.name}:{line} ({told_json(error)})", remedy)
             except json.JSONDecodeError as error:
                 problems.add(
                     "invalid JSON",

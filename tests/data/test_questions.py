@@ -401,6 +401,8 @@ def test_gqa_has_its_questions_by_their_ids():
         ({"question": " "}, r"empty question \(1\): x\.jsonl:1 \(question 7\)\. Write a question"),
         ({"question": None}, r"no question \(1\): x\.jsonl:1 \(question 7\): none\. Write it as"),
         ({"question": 5}, r"no question \(1\): x\.jsonl:1 \(question 7\): 5\. Write it as text"),
+        ({"question": "a <image>?"}, r"holds <image>, .* \(1\): x\.jsonl:1 .*\(question\)\. Take"),
+        ({"answer": "<image>"}, r"holds <image>, .* \(1\): x\.jsonl:1 .*\(answer\)\. Take it out"),
         ({"answer": " "}, r"no answer \(1\): x\.jsonl:1 \(question 7\)\. Write one there, or set"),
         ({"answer": []}, r"no answer \(1\): x\.jsonl:1"),
         ({"answer": None}, r"no answer \(1\): x\.jsonl:1"),

@@ -279,7 +279,7 @@ def test_broken_samples_say_what_is_wrong_with_them():
         (
             "no image jpg", "its .txt isn't UTF-8", "its .json can't be read", "holds list, not an",
             "no caption", "not an image that can be read (it starts", "the image is damaged or cut",
-            "a caption holds <image>, which stands for an image", "the caption isn't Unicode",
+            "a text that holds <image>, which stands for an image", "the caption isn't Unicode",
         ),
         strict=True,
     ):  # fmt: skip
