@@ -56,6 +56,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import read_evaluation, record_evaluation, start_run
+    from blip2ft.training.sharded import check_sharded, gathered, prepare, shard
     from blip2ft.training.stored import checkpoint_of, newest_whole
     from blip2ft.training.summary import answer_table, score_table
 
@@ -65,6 +66,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     check_kernels("caption", config.model.attention, config.model.compile)
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     check_kind(config.optimizer.kind, accelerator.device)
+    check_sharded(config.optimizer.kind, accelerator.mixed_precision)
     check_shared(config.train.batch_size, accelerator.num_processes)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     if warning := lora_warning(asdict(config)):
@@ -158,9 +160,10 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     # From here on there is a run.
     start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
+    shard(model, accelerator)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     bare = model
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = prepare(accelerator, model, optimizer)
     if level is not None:
         set_tower_aside(bare)
 
@@ -169,17 +172,18 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     def evaluate(
         records: Sequence[Record], split: str, step: int, *, java: bool = False
     ) -> dict[str, float]:
-        captions = predict(
-            bare,
-            layout,
-            resize,
-            records,
-            prompts=config.prompt,
-            workers=workers,
-            accelerator=accelerator,
-            progress=True,
-            **asdict(config.generation),
-        )
+        with gathered(bare):
+            captions = predict(
+                bare,
+                layout,
+                resize,
+                records,
+                prompts=config.prompt,
+                workers=workers,
+                accelerator=accelerator,
+                progress=True,
+                **asdict(config.generation),
+            )
         scores: dict[str, float] = {}
         if accelerator.is_main_process:
             # METEOR and SPICE start a Java program each
@@ -221,18 +225,19 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     # The best weights are the run's result.
     load_weights(checkpoint_of(run / "checkpoints", best), bare)
     evaluate(final_records, final, best, java=True)
-    if accelerator.is_main_process:
-        description = describe_training(
-            "caption",
-            base,
-            image_size=bare.config.vision_config.image_size,
-            parts=parts,
-            lora=None if lora is None else asdict(config.lora),
-            quantize=config.quantize,
-            prompt=config.prompt,
-            generation=asdict(config.generation),
-        )
-        save_trained(bare, run / "adapter", lora, description)
+    description = describe_training(
+        "caption",
+        base,
+        image_size=bare.config.vision_config.image_size,
+        parts=parts,
+        lora=None if lora is None else asdict(config.lora),
+        quantize=config.quantize,
+        prompt=config.prompt,
+        generation=asdict(config.generation),
+    )
+    with gathered(bare):
+        if accelerator.is_main_process:
+            save_trained(bare, run / "adapter", lora, description)
     # freed while its group of processes lives: freed later, it may wait for the group forever
     model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()

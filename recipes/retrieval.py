@@ -65,6 +65,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.training.preflight import check_training
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import read_evaluation, record_evaluation, start_run
+    from blip2ft.training.sharded import check_sharded, gathered, prepare, shard
     from blip2ft.training.stored import checkpoint_of, newest_whole
     from blip2ft.training.summary import answer_table, score_table
 
@@ -76,6 +77,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     weights = {name: getattr(config.objectives, name) for name in ("itc", "itm", "itg")}
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     check_kind(config.optimizer.kind, accelerator.device)
+    check_sharded(config.optimizer.kind, accelerator.mixed_precision)
     if not config.evaluate_only:
         check_shared(config.train.batch_size, accelerator.num_processes)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
@@ -143,17 +145,18 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     run, bare = Path(config.output), model
 
     def evaluate(records: Sequence[Record], split: str, step: int) -> dict[str, float]:
-        rankings = rank(
-            bare,
-            layout,
-            resize,
-            records,
-            [caption for record in records for caption in record.captions],
-            workers=workers,
-            accelerator=accelerator,
-            progress=True,
-            **asdict(config.search),
-        )
+        with gathered(bare):
+            rankings = rank(
+                bare,
+                layout,
+                resize,
+                records,
+                [caption for record in records for caption in record.captions],
+                workers=workers,
+                accelerator=accelerator,
+                progress=True,
+                **asdict(config.search),
+            )
         scores = score(rankings, records)
         if accelerator.is_main_process:
             record_evaluation(run, split, step, scores, answers(rankings, records))
@@ -201,8 +204,9 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
 
     # From here on there is a run.
     start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
+    shard(model, accelerator)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = prepare(accelerator, model, optimizer)
     if level is not None:
         set_tower_aside(bare)
 
@@ -232,18 +236,19 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     load_weights(checkpoint_of(run / "checkpoints", best), bare)
     if final == "test":
         evaluate(final_records, final, best)
-    if accelerator.is_main_process:
-        description = describe_training(
-            "retrieval",
-            base,
-            image_size=bare.config.vision_config.image_size,
-            parts=parts,
-            lora=None if lora is None else asdict(config.lora),
-            quantize=config.quantize,
-            objectives=weights,
-            max_text_tokens=config.data.max_target_tokens,
-        )
-        save_trained(bare, run / "adapter", lora, description)
+    description = describe_training(
+        "retrieval",
+        base,
+        image_size=bare.config.vision_config.image_size,
+        parts=parts,
+        lora=None if lora is None else asdict(config.lora),
+        quantize=config.quantize,
+        objectives=weights,
+        max_text_tokens=config.data.max_target_tokens,
+    )
+    with gathered(bare):
+        if accelerator.is_main_process:
+            save_trained(bare, run / "adapter", lora, description)
     # freed while its group of processes lives: freed later, it may wait for the group forever
     model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()

@@ -63,6 +63,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
     from blip2ft.training.run import read_evaluation, record_evaluation, start_run
+    from blip2ft.training.sharded import check_sharded, gathered, prepare, shard
     from blip2ft.training.stored import checkpoint_of, newest_whole
     from blip2ft.training.summary import answer_table, score_table
 
@@ -77,6 +78,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         candidates = [line.strip() for line in lines if line.strip()]
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     check_kind(config.optimizer.kind, accelerator.device)
+    check_sharded(config.optimizer.kind, accelerator.mixed_precision)
     if not config.evaluate_only:
         check_shared(config.train.batch_size, accelerator.num_processes)
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
@@ -142,18 +144,19 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     run, bare = Path(config.output), model
 
     def evaluate(questions: Sequence[Question], split: str, step: int) -> dict[str, float]:
-        answers = answer(
-            bare,
-            layout,
-            resize,
-            questions,
-            template=config.prompt,
-            candidates=candidates,
-            workers=workers,
-            accelerator=accelerator,
-            progress=True,
-            **asdict(config.generation),
-        )
+        with gathered(bare):
+            answers = answer(
+                bare,
+                layout,
+                resize,
+                questions,
+                template=config.prompt,
+                candidates=candidates,
+                workers=workers,
+                accelerator=accelerator,
+                progress=True,
+                **asdict(config.generation),
+            )
         scores = score(questions, answers)
         if accelerator.is_main_process:
             rows = [
@@ -210,8 +213,9 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     # From here on there is a run.
     start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
+    shard(model, accelerator)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = prepare(accelerator, model, optimizer)
     if level is not None:
         set_tower_aside(bare)
     # a run that was stopped before its first checkpoint may have it already
@@ -239,20 +243,21 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     load_weights(checkpoint_of(run / "checkpoints", best), bare)
     if final == "test":
         evaluate(final_questions, final, best)
-    if accelerator.is_main_process:
-        description = describe_training(
-            "vqa",
-            base,
-            image_size=bare.config.vision_config.image_size,
-            parts=parts,
-            lora=None if lora is None else asdict(config.lora),
-            quantize=config.quantize,
-            prompt=config.prompt,
-            question_in_qformer=config.question_in_qformer,
-            stage1=None if config.stage1 is None else locate_source(config.stage1),
-            generation=asdict(config.generation),
-        )
-        save_trained(bare, run / "adapter", lora, description)
+    description = describe_training(
+        "vqa",
+        base,
+        image_size=bare.config.vision_config.image_size,
+        parts=parts,
+        lora=None if lora is None else asdict(config.lora),
+        quantize=config.quantize,
+        prompt=config.prompt,
+        question_in_qformer=config.question_in_qformer,
+        stage1=None if config.stage1 is None else locate_source(config.stage1),
+        generation=asdict(config.generation),
+    )
+    with gathered(bare):
+        if accelerator.is_main_process:
+            save_trained(bare, run / "adapter", lora, description)
     # freed while its group of processes lives: freed later, it may wait for the group forever
     model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.blip_2.modeling_blip_2 import BaseModelOutputWithVisionQformerOutputs
 
@@ -68,10 +69,12 @@ def set_tower_aside(model: Any) -> None:
     """Move the image encoder's blocks, which features make needless, off the GPU.
 
     Call after `accelerator.prepare`, which moves all to the device, and expects it there. The
-    embeddings stay: the model's device is told by them. Quantised blocks stay too.
+    embeddings stay: the model's device is told by them. Quantised blocks stay too, and shards, of
+    which a process has few.
     """
     encoder = model.vision_model.encoder
-    if all(parameter.is_floating_point() for parameter in encoder.parameters()):
+    parameters = list(encoder.parameters())
+    if all(p.is_floating_point() and not isinstance(p, DTensor) for p in parameters):
         encoder.to("cpu")
 
 

@@ -161,8 +161,10 @@ def save_trained(
     if full:
         save_file(full, folder / FULL_FILE, {"format": "pt"})
     if lora is not None:
+        # of a model in shards, state_dict() gives shards, though its weights are gathered
+        own = {name: parameter.detach() for name, parameter in model.named_parameters()}
         # told no, peft doesn't look the base up on the hub, to see whether its vocabulary grew
-        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        state = get_peft_model_state_dict(model, own, save_embedding_layers=False)
         if frozen_starts(model):
             state, lora = whole_factors(model, state), _of_twice_the_rank(lora)
         lora.base_model_name_or_path = description["base"]

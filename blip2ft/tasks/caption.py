@@ -125,6 +125,8 @@ def generate(
         do_sample=False,
         eos_token_id=layout.end_token_id,
         pad_token_id=layout.pad_token_id,
+        # of a model in shards transformers would have processes wait for each other, token by token
+        synced_gpus=False,
         **options,
     )
     if not layout.is_encoder_decoder:

@@ -17,6 +17,7 @@ from blip2ft.models.adapters import trainable_state
 from blip2ft.models.lora_init import frozen_starts
 from blip2ft.training.adamw import page_again
 from blip2ft.training.background import Writer
+from blip2ft.training.sharded import give_shards, like, whole_tensor
 from blip2ft.training.stored import REST, WEIGHTS, checkpoint_of, read_state, write_checkpoint
 
 
@@ -44,8 +45,6 @@ def take(
     Every process must call.
     """
     random_states = gather_object([random_state()])
-    if not accelerator.is_main_process:
-        return None
     weights, averages = _weights_of(accelerator.unwrap_model(model)), optimizer.state_dict()
     scaler = accelerator.scaler
     rest = {
@@ -54,6 +53,9 @@ def take(
         "scaler": scaler.state_dict() if scaler is not None else None,
         "random": random_states,
     }
+    if not accelerator.is_main_process:
+        give_shards([weights, averages])
+        return None
     return Taken(**_on_host({"weights": weights, "rest": rest}))
 
 
@@ -140,7 +142,7 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
         )
     with torch.no_grad():
         for name, tensor in weights.items():
-            own[name].copy_(tensor)
+            own[name].copy_(like(own[name], tensor))
 
 
 def random_state() -> dict[str, Any]:
@@ -185,6 +187,7 @@ def _on_host(value: Any) -> Any:
 
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
+        value = whole_tensor(value)
         if value.device.type != "cuda":
             return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         # pinned: the copies of many tensors run on, without one wait each
@@ -216,7 +219,18 @@ def _load_optimizer(
             f"of {kind}; go on with --optimizer.kind {kind}"
         )
     settings = [{key: v for key, v in group.items() if key != "params"} for group in groups]
-    optimizer.load_state_dict(saved)
+    places = dict(enumerate(parameter for group in groups for parameter in group["params"]))
+    averages = {
+        number: {name: _in_shards(places[number], value) for name, value in values.items()}
+        for number, values in saved["state"].items()
+    }
+    optimizer.load_state_dict({**saved, "state": averages})
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
     page_again(optimizer)
+
+
+def _in_shards(parameter: Tensor, value: Any) -> Any:
+    """An average of `parameter` cut as that is; what isn't of its shape, as it is."""
+    average = isinstance(value, Tensor) and value.shape == parameter.shape
+    return like(parameter, value) if average else value

@@ -28,6 +28,7 @@ from blip2ft.training.log import Log
 from blip2ft.training.nonfinite import explain_step
 from blip2ft.training.optimizer import base_rate
 from blip2ft.training.run import drop_lines_after, note_stop
+from blip2ft.training.sharded import whole_tensor
 from blip2ft.training.signals import Signals, StopNow
 from blip2ft.training.stored import best_whole, checkpoint_of, remove_old, rewrite_state
 from blip2ft.training.watch import Watch
@@ -320,8 +321,7 @@ def _backward(
 def _clip(accelerator: Accelerator, model: nn.Module, max_grad_norm: float | None) -> float:
     """The gradient's norm over all parameters, of before it is clipped."""
     most = math.inf if max_grad_norm is None else max_grad_norm
-    norm = accelerator.clip_grad_norm_(model.parameters(), most)
-    return float(norm) if norm is not None else math.nan
+    return float(whole_tensor(accelerator.clip_grad_norm_(model.parameters(), most)))
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

@@ -9,12 +9,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, LoggerType
+from accelerate.utils import (
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    LoggerType,
+    patch_environment,
+)
 from transformers import PreTrainedConfig
 
-# Variables by which `accelerate launch` asks for models in pieces.
-SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+from blip2ft.training.sharded import ASKED, asked_sharding
+
+# Variables by which `accelerate launch` asks for models in pieces of another kind than FSDP's.
+IN_PIECES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
@@ -31,15 +37,19 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
     """An Accelerator for "auto", "fp32", "bf16" or "fp16".
 
     "auto" takes what `accelerate launch --mixed_precision` asked for, else bf16 on hardware that
-    has it, else fp32. Accumulation is the loop's own, whatever Accelerate was told of it.
+    has it, else fp32. Accumulation is the loop's own, and so is FSDP (see sharded.py), whatever
+    Accelerate was told of them.
 
     Raises ValueError for bf16 on a GPU that lacks it, fp16 without a GPU, trackers that aren't
-    installed, and for what holds a model in pieces.
+    installed, for what else holds a model in pieces, and as `asked_sharding` does.
     """
     check_trackers(log_with)
-    for variable, name in SHARDING.items():
+    for variable, name in IN_PIECES.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise ValueError(_no_pieces(name))
+    asked_sharding()
+    # transformers would give weights to the first process alone
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     bf16_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
@@ -57,16 +67,17 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
     if int(os.environ.get("RANK", "0")):
         logging.getLogger("blip2ft").setLevel(logging.WARNING)  # the first process says it all
     mixed = "no" if precision == "fp32" else precision
-    accelerator = Accelerator(
-        # untold, several processes without a device would each take themselves for the only one
-        cpu=not has_device,
-        mixed_precision=mixed,
-        log_with=log_with or None,
-        project_dir=str(output),
-        # a plugin, since a number gives way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
-    )
+    with patch_environment(**{ASKED: "false"}):  # Accelerate's own FSDP needs a GPU
+        accelerator = Accelerator(
+            # untold, several processes without a device would each take themselves for the only one
+            cpu=not has_device,
+            mixed_precision=mixed,
+            log_with=log_with or None,
+            project_dir=str(output),
+            # a plugin, since a number gives way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+        )
     kind = accelerator.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(_no_pieces(kind))
@@ -102,8 +113,9 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def _no_pieces(name: str) -> str:
     return (
-        f"accelerate was told to use {name}; here every process holds the whole model: allowed "
-        "are one process, or several under plain data parallelism (accelerate launch --multi_gpu)"
+        f"accelerate was told to use {name}; allowed are one process, several that hold the whole "
+        "model each (recipes/accelerate/ddp.yaml), or FSDP2, which cuts as ZeRO-3 or ZeRO-2 does "
+        "(recipes/accelerate/fsdp2.yaml, fsdp2_zero2.yaml)"
     )
 
 

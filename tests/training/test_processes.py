@@ -1,5 +1,6 @@
-"""What a run gets of Accelerate: its precision, and no more than plain data parallelism."""
+"""What a run gets of Accelerate: its precision, and no more than data parallelism."""
 
+import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -69,27 +70,38 @@ def test_opt_in_fp16_is_not():
 @pytest.mark.parametrize(
     ("variable", "name"),
     [
-        ("ACCELERATE_USE_FSDP", "FSDP"),
         ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
         ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
     ],
 )
-def test_a_model_in_pieces_is_refused(tmp_path, monkeypatch, variable, name):
+def test_a_model_in_other_pieces_than_shards_is_refused(tmp_path, monkeypatch, variable, name):
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(ValueError, match=f"told to use {name}; here every process holds the whole"):
+    with pytest.raises(ValueError, match=f"told to use {name}; allowed are one process.*or FSDP2"):
         start_processes("fp32", [], tmp_path)
     monkeypatch.setenv(variable, "false")
     start_processes("fp32", [], tmp_path)
 
 
+def test_shards_are_not_accelerates(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP's first version"):
+        start_processes("fp32", [], tmp_path)
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    accelerator = start_processes("fp32", [], tmp_path)
+    assert accelerator.distributed_type == DistributedType.NO
+    assert os.environ["ACCELERATE_USE_FSDP"] == "true"
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
+
+
 @pytest.mark.parametrize("kind", ["XLA", "FSDP", "MULTI_GPU", "MULTI_XPU"])
-def test_only_plain_data_parallelism_is_allowed(tmp_path, monkeypatch, kind):
+def test_only_data_parallelism_is_allowed(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType(kind))
     if kind.startswith("MULTI_"):
         start_processes("fp32", [], tmp_path)
     else:
-        with pytest.raises(ValueError, match=f"told to use {kind}; here every process"):
+        with pytest.raises(ValueError, match=f"told to use {kind}; allowed are one process"):
             start_processes("fp32", [], tmp_path)
 
 
