@@ -1,10 +1,12 @@
 """The real loop on a tiny model and a few photos; by itself, one process of several.
 
-torchrun --standalone --nproc_per_node 2 tests/training/small_run.py MODEL PHOTOS RUN
+torchrun --standalone --nproc_per_node 2 tests/training/small_run.py MODEL PHOTOS RUN STEPS
 """
 
+import os
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -23,6 +25,8 @@ from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels
 from blip2ft.training.checkpoint import save_checkpoint
 from blip2ft.training.loop import Milestones, train
 from blip2ft.training.optimizer import make_optimizer, make_schedule
+from blip2ft.training.run import append_line
+from blip2ft.training.stored import list_checkpoints
 
 PAPER = {"vision": "full", "qformer": "full", "projection": "full", "language": "frozen"}
 
@@ -125,7 +129,29 @@ def small_run(
     return model, best
 
 
+def remembering(path: Path) -> Callable:
+    """`caption_loss`, which leaves a line for each batch: its samples, as the model sees them."""
+
+    def loss(model: nn.Module, batch: dict) -> torch.Tensor:
+        pixels = [sha256(image.numpy().tobytes()).hexdigest() for image in batch["pixel_values"]]
+        append_line(path, {"seen": pixels})
+        return caption_loss(model, batch)
+
+    return loss
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    model_folder, photos, run = map(Path, sys.argv[1:])
-    small_run(model_folder, photos, run, micro=2, adamw=False, dropout=False)
+    model_folder, photos, run = map(Path, sys.argv[1:4])
+    found = list_checkpoints(run / "checkpoints")
+    small_run(
+        model_folder,
+        photos,
+        run,
+        steps=int(sys.argv[4]),
+        micro=2,
+        adamw=False,
+        dropout=False,
+        loss=remembering(run / f"seen-{os.environ['RANK']}.jsonl"),
+        resume_from=found[-1] if found else None,
+    )

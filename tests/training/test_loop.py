@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import small_run
+from small_run import remembering, small_run
 
 import blip2ft.data.loading
 from blip2ft.data.images import open_image
@@ -26,6 +26,7 @@ from blip2ft.tasks.caption import caption_loss
 from blip2ft.training import signals
 from blip2ft.training.loop import train
 from blip2ft.training.run import append_line, read_lines
+from blip2ft.training.signals import STOPPING
 from blip2ft.training.stored import checkpoint_of, list_checkpoints, read_state
 
 
@@ -70,16 +71,61 @@ def test_a_batch_accumulated_is_the_batch_at_once(model_folder, photo_folder, tm
     assert (moved - before.language_projection.weight).abs().max() > 1e-5
 
 
-def test_two_processes_are_one(opt_folder, photo_folder, tmp_path):
+def on_two_processes(model_folder: Path, photos: Path, run: Path, steps: int) -> str:
+    """A run of `small_run`, begun or gone on with; what it printed."""
     # not `accelerate launch --cpu`, which starts one process whatever --num_processes says
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2"]
-    script = [Path(__file__).with_name("small_run.py"), opt_folder, photo_folder, tmp_path / "two"]
+    script = [Path(__file__).with_name("small_run.py"), model_folder, photos, run, steps]
     found = subprocess.run([*command, *map(str, script)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
-    assert "process 0 of 2" in found.stdout
+    return found.stdout
+
+
+def test_two_processes_are_one(opt_folder, photo_folder, tmp_path):
+    (tmp_path / "two").mkdir()
+    assert "process 0 of 2" in on_two_processes(opt_folder, photo_folder, tmp_path / "two", 3)
     small_run(opt_folder, photo_folder, tmp_path / "one", adamw=False, dropout=False)
     assert_close(tmp_path / "one", tmp_path / "two")
+
+
+def seen_by_step(run: Path, counts: list[int]) -> list[list[str]]:
+    """The samples of each step, sorted; counts: how many processes it had."""
+    lines = {path: iter(read_lines(path)) for path in sorted(run.glob("seen-*.jsonl"))}
+    steps = []
+    for processes in counts:
+        files = list(lines.values())[:processes]
+        batches = [next(file)["seen"] for file in files for _ in range(4 // processes)]
+        steps.append(sorted(pixels for batch in batches for pixels in batch))
+    return steps
+
+
+def test_a_run_goes_on_with_another_number_of_processes(opt_folder, photo_folder, tmp_path):
+    """1, 2 and 1 again, two steps each: samples are the same, losses but for rounding."""
+    options = {"micro": 2, "adamw": False, "dropout": False}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for run in (whole, parts):
+        run.mkdir()
+
+    def go_on(run: Path, steps: int) -> None:
+        found = list_checkpoints(run / "checkpoints")
+        begun = found[-1] if found else None
+        loss = remembering(run / "seen-0.jsonl")
+        small_run(
+            opt_folder, photo_folder, run, steps=steps, loss=loss, resume_from=begun, **options
+        )
+
+    go_on(whole, 6)
+    go_on(parts, 2)
+    assert "process 1 of 2" in on_two_processes(opt_folder, photo_folder, parts, 4)
+    go_on(parts, 6)
+
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
+    assert len(set(losses(whole))) == 6
+    assert seen_by_step(parts, [1, 1, 2, 2, 1, 1]) == seen_by_step(whole, [1] * 6)
+    expected = end_of(whole, 6)
+    for name, tensor in end_of(parts, 6).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("stopped_in", [1, 3, 4])
@@ -122,15 +168,19 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(opt_folder, photo_f
     assert [row["step"] for row in read_lines(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_ends_the_step_and_saves_it(opt_folder, photo_folder, tmp_path, number):
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(n) for n in STOPPING]
     with pytest.raises(Interrupted, match=r"--resume goes on from there") as stop:
         small_run(opt_folder, photo_folder, tmp_path, loss=signals_after(1, number))
     assert stop.value.signal_number == number
     assert stop.value.checkpoint == checkpoint_of(tmp_path / "checkpoints", 1)
     assert list_checkpoints(tmp_path / "checkpoints") == [stop.value.checkpoint]
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {
+        "signal": number.name,
+        "checkpoint": "step-00000001",
+    }
+    assert [signal.getsignal(n) for n in STOPPING] == handlers
 
 
 def test_a_second_ctrl_c_quits_at_once(opt_folder, photo_folder, tmp_path, monkeypatch):
@@ -264,9 +314,7 @@ def test_a_broken_image_stops_the_run_with_its_state_saved(opt_folder, photo_fol
     shutil.copytree(photo_folder, photos)
     (photos / "photo5.jpg").write_bytes(b"no picture")
     options = {"steps": 4, "batch_size": 2, "every": 9}
-    with pytest.raises(
-        ValueError, match=r"photo5\.jpg.*The state is saved in .*--resume"
-    ):
+    with pytest.raises(ValueError, match=r"photo5\.jpg.*The state is saved in .*--resume"):
         small_run(opt_folder, photos, tmp_path / "run", **options)
     (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
 
@@ -288,9 +336,7 @@ def test_a_disk_that_fails_stops_the_run_with_its_state_saved(
         return open_image(*arguments, **options)
 
     monkeypatch.setattr(blip2ft.data.loading, "open_image", failing)
-    with pytest.raises(
-        ValueError, match=r"Input/output error \(The state is saved in .*--resume"
-    ):
+    with pytest.raises(ValueError, match=r"Input/output error \(The state is saved in .*--resume"):
         small_run(opt_folder, photo_folder, tmp_path, steps=4, batch_size=2, micro=2, every=9)
     (saved,) = list_checkpoints(tmp_path / "checkpoints")
     assert saved == checkpoint_of(tmp_path / "checkpoints", 2)
