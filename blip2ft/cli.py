@@ -15,6 +15,7 @@ from blip2ft.commands.capfilt import add_capfilt
 from blip2ft.commands.caption import add_caption
 from blip2ft.commands.check import add_check
 from blip2ft.commands.convert import add_convert
+from blip2ft.commands.doctor import add_doctor
 from blip2ft.commands.export import add_export
 from blip2ft.commands.inspect import add_inspect
 from blip2ft.commands.photos import add_index, add_search
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_capfilt,
         add_inspect,
         add_plan,
+        add_doctor,
         add_cache,
     ):
         add(commands)

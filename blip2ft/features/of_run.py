@@ -12,10 +12,9 @@ from blip2ft.features.build import build
 from blip2ft.features.level import cache_level, obstacles
 from blip2ft.features.together import together
 from blip2ft.features.wanted import Wanted, want_features
-from blip2ft.models.load import load_captioner, load_retriever
+from blip2ft.models.of_settings import load_for
 from blip2ft.models.parts import check_parts, set_trainable
 from blip2ft.models.source import read_config
-from blip2ft.models.vqa import load_vqa
 from blip2ft.training.processes import DTYPES, frozen_dtype, start_processes, usable_workers
 
 
@@ -114,24 +113,6 @@ def _records(task: str, settings: Mapping[str, Any], train: bool) -> Iterator[An
 
 
 def _load(task: str, settings: Mapping[str, Any], frozen: torch.dtype) -> tuple[Any, Any]:
-    model_settings = settings["model"]
-    name = model_settings["name"]
-    options: dict[str, Any] = {
-        "revision": model_settings["revision"],
-        "image_size": model_settings["image_size"],
-        "dtype": torch.float32,
-        "quantize": settings["quantize"],
-        "compute_dtype": frozen,
-    }
-    if task == "vqa":
-        options |= {key: settings[key] for key in ("stage1", "question_in_qformer")}
-        model, processor = load_vqa(name, **options)
-    elif task == "retrieval":
-        objectives = {key: settings["objectives"][key] for key in ("itc", "itm", "itg")}
-        model, processor = load_retriever(
-            name, **options, objectives=objectives, itg_head=settings["itg_head"]
-        )
-    else:
-        model, processor = load_captioner(name, **options)
+    model, processor = load_for(task, settings, frozen)
     set_trainable(model, settings["parts"], frozen)
     return model, processor

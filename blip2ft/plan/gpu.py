@@ -37,6 +37,16 @@ GPUS = {
 }
 
 
+def gpu_here() -> Gpu | None:
+    """The first GPU of this machine; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Gpu(torch.cuda.mem_get_info(0)[1], bf16)
+
+
 def read_gpu(text: str) -> Gpu:
     """A size such as 24GB or 22.5GiB, or a name of `GPUS`; ValueError for anything else."""
     known = text.lower().replace("_", "-")
