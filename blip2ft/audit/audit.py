@@ -22,6 +22,8 @@ from blip2ft.audit.looking import look_at_all
 from blip2ft.audit.looks import Look
 from blip2ft.audit.reading import ALL, Contents, Source, read_splits
 from blip2ft.audit.texts import cut_texts, length_histogram, repeated_texts, text_findings
+from blip2ft.data.entries import SHOWN
+from blip2ft.data.paths import alike
 from blip2ft.whole import alone, whole
 
 MAX_TOKENS = {"caption": 64, "retrieval": 64, "vqa": 16}  # of the recipes' settings
@@ -160,11 +162,13 @@ def _image_findings(contents: Contents, looks: Sequence[Look], image_size: int) 
         for item in items:
             if item.picture is not None:
                 named.setdefault((item.picture, split), item.origin)
-    found = []
+    found, hints = [], SHOWN
     for (number, split), origin in named.items():
         picture = contents.pictures[number]
         path = os.fspath(picture.image) if isinstance(picture.image, Path) else ""
         for kind, detail in image_faults(looks[number], path, image_size):
+            if kind == "missing" and not detail and hints:
+                hints, detail = hints - 1, alike(path).removeprefix(", ")
             found.append(Finding(kind, split, origin, detail, picture.name, picture=number))
     return found
 

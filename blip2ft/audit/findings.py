@@ -70,9 +70,6 @@ KINDS: Mapping[str, Kind] = {
         "warning", "two images that look the same", "Look at both, and keep one of them."
     ),
     # texts
-    "image-token": Kind(
-        "error", "a text with <image> in it, which stands for an image", "Take it out."
-    ),
     "long": Kind("warning", "a very long text", "Is it a caption? Shorten it, or leave it out."),
     "cut": Kind(
         "warning",

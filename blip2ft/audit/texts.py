@@ -7,7 +7,6 @@ from pathlib import PurePath
 
 from blip2ft.audit.findings import Finding
 from blip2ft.audit.reading import Contents, Item
-from blip2ft.data.entries import IMAGE_TOKEN
 from blip2ft.data.tables import IMAGE_SUFFIXES
 
 LONG = 1000  # characters from which a text is hardly a caption
@@ -34,13 +33,11 @@ def text_findings(contents: Contents) -> Iterator[Finding]:
 
 def text_faults(text: str, image: str) -> Iterator[tuple[str, str]]:
     """Kind and detail of what one text shows by itself; image: the name of its file, or ""."""
-    if IMAGE_TOKEN in text:
-        yield "image-token", ""
     if len(text) > LONG:
         yield "long", f"{len(text):,} characters"
     if GARBLED.search(text):
         yield "garbled", ""
-    if MARKUP.search(text.replace(IMAGE_TOKEN, "")):
+    if MARKUP.search(text):
         yield "markup", ""
     stem, ending = PurePath(image).stem, PurePath(text[:LONG]).suffix.lower()
     numbered = text == stem and re.search(r"\d", stem) and LETTER.search(stem)

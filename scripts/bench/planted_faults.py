@@ -125,6 +125,8 @@ def plant_images(made: Folder, folder: str) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     deep = np.asarray(made.image().convert("L")).astype(np.uint16) * 257
+    width, height = SIDES
+    colours = b"".join(b"\0" + made.rng.bytes(6 * width) for _ in range(height))
     clear = made.image().quantize(16)
     rgba = made.image().convert("RGBA")
     rgba.putpixel((3, 3), (0, 0, 0, 0))
@@ -140,7 +142,7 @@ def plant_images(made: Folder, folder: str) -> None:
         ("noise.png", made.rng.bytes(500), "unreadable"),
         ("damaged.png", bytes(damaged), "unreadable"),
         ("drawing.svg.png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "unreadable"),
-        ("bomb.png", bomb(50_000, 50_000), "huge"),
+        ("bomb.png", png_file(50_000, 50_000, 8, bytes(1000)), "huge"),
         ("tiny.jpg", made.encoded(made.image((20, 16))), "tiny"),
         ("long.jpg", made.encoded(made.image((400, 60))), "long-sided"),
         (
@@ -153,6 +155,7 @@ def plant_images(made: Folder, folder: str) -> None:
         ("moving.png", made.encoded(made.image(), "PNG", **several), "animated"),
         ("print.jpg", made.encoded(made.image().convert("CMYK")), "mode"),
         ("deep.png", made.encoded(Image.fromarray(deep), "PNG"), "mode"),
+        ("deeper.png", png_file(*SIDES, 16, colours), "mode"),
         ("deep.tif", made.encoded(Image.fromarray(deep[::-1].copy()), "TIFF"), "mode"),
         ("palette.png", made.encoded(clear, "PNG", transparency=3), "mode"),
         ("clear.png", made.encoded(rgba, "PNG"), "mode"),
@@ -163,17 +166,16 @@ def plant_images(made: Folder, folder: str) -> None:
         made.add("train", kind, name=made.write(f"{folder}/{name}", data))
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims so many pixels."""
+def png_file(width: int, height: int, depth: int, rows: bytes) -> bytes:
+    """A PNG in colour of any header, with these rows, each behind a 0."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 def plant_places(made: Folder, folder: str) -> None:
@@ -226,7 +228,6 @@ def plant_copies(made: Folder, folder: str) -> None:
 def plant_texts(made: Folder) -> None:
     """Texts that teach nothing, or something else."""
     for kind, text in (
-        ("image-token", "a dog <image> on a bench"),
         ("long", "a very long story about a dog " * 400),
         ("cut", " ".join(["so"] * 80)),
         ("wordless", "12345"),
@@ -247,6 +248,8 @@ def plant_texts(made: Folder) -> None:
 def plant_rows(made: Folder) -> None:
     """Rows that can't be read."""
     made.add("train", "record", text="")
+    made.add("train", "record", text="a dog <image> on a bench")
+    made.add("train", "record", text="and so on " * 10_001)
     made.add("train", "record", name="../outside.jpg")
     made.add("train", "record", name="https://example.org/dog.jpg")
     made.add_row("train", ("record",), ["one.jpg", "a text", "and a cell too many"])
