@@ -89,8 +89,9 @@ def _list(arguments: argparse.Namespace) -> int:
 def _prune(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from blip2ft.features.manage import choose, list_caches, remove
+    from blip2ft.whole import InUse
 
-    caches, keep, failed = list_caches(arguments.folder), None, False
+    caches, keep = list_caches(arguments.folder), None
     if arguments.unused_by:
         keep = {
             name for config in arguments.unused_by for name in _used_by(config, arguments.folder)
@@ -99,14 +100,18 @@ def _prune(arguments: argparse.Namespace) -> int:
     if not caches:
         print(f"{arguments.folder} holds no kept features")
         return 0
+    gone, failed = [], False
     for cache in chosen:
         try:
             said = "would be removed" if arguments.dry_run else remove(cache)
+            gone.append(cache)
+        except InUse:
+            said = "kept: a run is computing it"
         except ValueError as error:
-            said, failed = str(error), True
+            said, failed = f"kept: {error}", True
         print(f"{_line(cache)}: {said}", flush=True)
-    size = told_size(sum(cache.size for cache in chosen))
-    print(f"{len(chosen)} of {len(caches)} caches, {size}")
+    size = told_size(sum(cache.size for cache in gone))
+    print(f"{len(gone)} of {len(caches)} caches, {size}")
     return 1 if failed else 0
 
 
@@ -129,13 +134,17 @@ def _used_by(config: str, folder: Path) -> set[str]:
 
 def _line(cache: Any) -> str:
     used = f"{cache.used:%Y-%m-%d %H:%M}"
-    start = f"{cache.folder.name[:8]}{cache.images:>11,}{told_size(cache.size):>10}  {used}"
-    key = cache.key
+    key, images, size = cache.key, f"{cache.images:,}", told_size(cache.size)
+    if cache.problem and not cache.size:  # nobody could look
+        images = size = "?"
+    start = f"{cache.folder.name[:8]}{images:>11}{size:>10}  {used}"
     if key is None:
         return f"{start}  {cache.problem}"
     image, _, decoded = key.transform.partition(", ")
     jpegs = "whole" if decoded.startswith("JPEGs in full") else "reduced"
-    return start + KIND.format(key.level, image, key.dtype, key.precision, jpegs, key.model)
+    names = key.model.split("/")
+    model = key.model if len(names) <= 2 else "/".join(["...", *names[-2:]])
+    return start + KIND.format(key.level, image, key.dtype, key.precision, jpegs, model)
 
 
 def _folder(text: str) -> Path:

@@ -11,7 +11,7 @@ from stat import S_ISREG
 
 from blip2ft.features.key import Key
 from blip2ft.features.store import DESCRIPTION, DIGEST, HERE, IDS, ROWS, USED, read_key
-from blip2ft.whole import LOCK, PARTIAL, InUse, alone
+from blip2ft.whole import LOCK, PARTIAL, alone
 
 NAME = re.compile(r"[0-9a-f]{32}")
 OWN = (f"*{ROWS}", f"*{IDS}", f"{HERE}*", f"{PARTIAL}*", USED, DESCRIPTION)
@@ -103,14 +103,13 @@ def choose(
 def remove(cache: Cache) -> str:
     """Remove a cache's own files and, if nothing else is in it, its folder; what to say of it.
 
-    Raises ValueError where that isn't allowed.
+    Raises InUse, a ValueError, where a run is computing it, and ValueError where its files can't be
+    removed.
     """
     try:
         return _remove(cache)
-    except InUse:
-        return "kept: a run is computing it"
     except OSError as error:
-        raise ValueError(f"kept: it can't be removed ({error.strerror})") from error
+        raise ValueError(f"it can't be removed ({error.strerror})") from error
 
 
 def _remove(cache: Cache) -> str:

@@ -137,6 +137,21 @@ def test_a_broken_image_stops_it_and_the_rest_stays(run, photos, computed, monke
     assert any("by the first 2, the rest takes about" in line for line in run.said)
 
 
+def test_features_that_arent_finite_are_never_kept(run, computed, monkeypatch):
+    def spoiled(model, level, pixels):
+        features = compute_features(model, level, pixels)
+        features[2, 0, 0] = float("nan")
+        return features
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compute_module, "compute_features", spoiled)
+        said = r"compute NaN or infinity in fp32 of 1 image, such as captions\.csv:4; set model\.pre"
+        with pytest.raises(ValueError, match=said):
+            run.use()
+    run.use()
+    assert sum(computed) == 10  # 8 of training, 2 of evaluation: none was kept
+
+
 def test_a_disk_that_is_too_small_is_told_before(run, computed, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=6000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
@@ -197,7 +212,7 @@ def test_a_cache_that_is_removed_while_a_run_goes_on_is_told(run):
         assert remove(cache) == "removed"
     in_a_worker = pickle.loads(pickle.dumps(augment))
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"csv:2: its features were removed from .* --train\."):
+        with pytest.raises(ValueError, match=r"csv:2: its features were removed .* again with --"):
             load_pixels(run.records[0], in_a_worker)
     load_pixels(run.records[0], augment)  # what is mapped stays
 

@@ -19,7 +19,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2Encoder
 
 import blip2ft.tasks.caption
 from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
-from blip2ft.errors import Interrupted
+from blip2ft.errors import Interrupted, Stopped
 from blip2ft.features import compute
 from blip2ft.features.of_run import build_for
 from blip2ft.features.serve import compute_features
@@ -219,6 +219,21 @@ def test_a_resumed_run_goes_on_as_if_without_a_cache(start, tmp_path, monkeypatc
             start("caption", "cached", **features)
     run = start("caption", "cached", "--train.resume", "true", **features)
     same(run, plain, 1e-6)
+
+
+def test_a_run_that_was_stopped_while_images_were_encoded_begins_with_the_same_command(
+    start, tmp_path, monkeypatch
+):
+    def signalled(model, level, pixels):
+        os.kill(os.getpid(), 15)
+        return compute_features(model, level, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compute, "compute_features", signalled)
+        with pytest.raises(Stopped, match=r"8 of 16 are kept in .*; the same command goes on"):
+            start("caption", "run", **kept(tmp_path / "features"))
+    assert not (tmp_path / "run").exists()
+    assert len(curve(start("caption", "run", **kept(tmp_path / "features")))) == 4
 
 
 @pytest.mark.parametrize("name", ["caption", pytest.param("retrieval", marks=pytest.mark.slow)])
