@@ -134,7 +134,8 @@ def _feed(
     augment, _ = transforms_for(
         processor.image_processor, scale=data["crop_scale"], flip=data["flip"]
     )
-    skip, samples = share is not None, None
+    skip = share is not None
+    samples: Any
     if task == "vqa":
         for questions in (splits.train, splits.validation, splits.test or ()):
             check_questions(layout, settings["prompt"], questions)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from blip2ft.counted import counted
 from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.errors import Stopped
 from blip2ft.features.key import image_digest
@@ -115,12 +116,31 @@ def _compute(
         for number, ((place, digests), pixels) in enumerate(zip(batches, loader, strict=True)):
             with torch.inference_mode(), accelerator.autocast():
                 features = compute_features(model, level, pixels.to(accelerator.device))
+                _check_finite(features, wanted[place], digests, accelerator)
                 writers[place].add(digests, features)
             bar.update(len(digests))
             if number == 0 and len(batches) > 1:
                 minutes = (time.monotonic() - start) * (len(batches) - 1) / 60
                 say(f"by the first {len(digests)}, the rest takes about {minutes:,.1f} minutes")
             yield
+
+
+def _check_finite(
+    features: Tensor, wanted: Wanted, digests: Sequence[bytes], accelerator: Accelerator
+) -> None:
+    finite = torch.isfinite(features).flatten(1).all(1).tolist()
+    if not all(finite):
+        origins = [
+            wanted.records[digest].origin
+            for digest, good in zip(digests, finite, strict=True)
+            if not good
+        ]
+        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+        raise ValueError(
+            f"the frozen parts compute NaN or infinity in {precision} of "
+            f"{counted(len(origins), 'image')}, such as {origins[0]}; set model.precision to fp32, "
+            "or look at the checkpoint's weights"
+        )
 
 
 @dataclass(frozen=True)
