@@ -9,7 +9,6 @@ from typing import Any
 from accelerate import Accelerator
 
 from blip2ft.data.broken import Broken
-
 from blip2ft.training.run import append_line, drop_lines_after, read_lines
 
 FILE = "broken.jsonl"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blip2ft.models.parts import PARTS, modules_of, parameters_of
 from blip2ft.training.run import append_line
+from blip2ft.training.sharded import own_shard
 
 FILE = "nonfinite.jsonl"  # in a run's folder
 TOLD = 4  # samples named in a message; the file has all
@@ -117,8 +118,8 @@ def _nonfinite_gradient(
 
 def _all_finite(value: object) -> bool:
     if isinstance(value, Tensor):
-        # quantised weights are integers
-        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+        # quantised weights are integers; of shards each process looks at its own
+        return not value.is_floating_point() or bool(torch.isfinite(own_shard(value)).all())
     if isinstance(value, dict):
         return all(_all_finite(v) for v in value.values())
     if isinstance(value, (list, tuple)):

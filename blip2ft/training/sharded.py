@@ -172,6 +172,11 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_shard(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor: its shard, or all of one that isn't in shards."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def give_shards(values: Any) -> None:
     """Take part in `whole_tensor` of all tensors in a tree of mappings, lists and tuples."""
     if isinstance(values, Mapping):

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from blip2ft.models.parts import PARTS, parameters_of
+from blip2ft.training.sharded import own_shard
 
 DEAD_AFTER = 20  # steps
 WINDOW, LEAST = 50, 20  # losses that a new one is compared with
@@ -42,7 +43,7 @@ class Watch:
         for part in self.parts:
             if part not in self.reached:
                 found = (p.grad for p in _trained(self.model, part) if p.grad is not None)
-                if any(bool(_local(gradient).any()) for gradient in found):
+                if any(bool(own_shard(gradient).any()) for gradient in found):
                     self.reached.add(part)
 
     def step(self, step: int, loss: float) -> None:
@@ -89,10 +90,5 @@ def _trained(model: nn.Module, part: str) -> list[nn.Parameter]:
 @torch.no_grad()
 def _sums(model: nn.Module, part: str) -> Tensor:
     """The sum of each tensor that trains, in fp64, where almost any change shows."""
-    sums = [_local(p).sum(dtype=torch.float64) for p in _trained(model, part)]
+    sums = [own_shard(p).sum(dtype=torch.float64) for p in _trained(model, part)]
     return torch.stack(sums) if sums else torch.zeros(0)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Of a tensor in pieces, this process's."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
