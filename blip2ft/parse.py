@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser
 
 from blip2ft.errors import Stopped, plain_message
+from blip2ft.training.presence import fail, lost_another
 from blip2ft.whole import WRITING
 
 Config = TypeVar("Config")
@@ -91,6 +92,8 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
 def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
     """Call `main` and exit: 0, its own status, 2 with the message of an error, 130 for Ctrl-C.
 
+    1 where another process of the run was lost, which is told.
+
     With `debug` an error shows its traceback.
     """
 
@@ -105,12 +108,18 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
     except BrokenPipeError:  # what reads our output, such as head, has seen enough
         status = 128 + signal.SIGPIPE
     except Exception as error:
-        if not isinstance(error, ValueError | OSError) and not _disk_is_full(error):
-            raise
-        if debug:
-            traceback.print_exc()
-        print(f"error: {_told(error)}", file=sys.stderr)
-        status = 2
+        # by any other error, of a connection say, a process notices that another one was lost
+        ours = isinstance(error, ValueError | OSError) or _disk_is_full(error)
+        if not ours and lost_another():
+            status = 1
+        else:
+            fail()
+            if not ours:
+                raise
+            if debug:
+                traceback.print_exc()
+            print(f"error: {_told(error)}", file=sys.stderr)
+            status = 2
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -13,10 +13,12 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     LoggerType,
+    broadcast_object_list,
     patch_environment,
 )
 from transformers import PreTrainedConfig
 
+from blip2ft.training.presence import attend
 from blip2ft.training.sharded import ASKED, asked_sharding
 
 # Variables by which `accelerate launch` asks for models in pieces of another kind than FSDP's.
@@ -26,6 +28,7 @@ IN_PIECES = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
 # The others wait while one process scores with SPICE, which may take longer than NCCL's 10 minutes.
+# Of one that ended they learn at once: see presence.py.
 TIMEOUT = timedelta(hours=3)
 # What frozen weights are kept in, by precision.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,6 +81,8 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
+    if accelerator.num_processes > 1:
+        attend(accelerator.process_index, accelerator.num_processes, broadcast_object_list)
     kind = accelerator.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(_no_pieces(kind))

@@ -1,0 +1,133 @@
+"""A process that ends before its time is told of by the others, and they end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blip2ft.training import presence
+
+PROGRAM = Path(__file__).with_name("present.py")
+Start = Callable[..., list[subprocess.Popen]]
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Start]:
+    """Processes that are present, all of one machine."""
+    started: list[subprocess.Popen] = []
+
+    def start(world: int, grace: float = 30.0) -> list[subprocess.Popen]:
+        for rank in range(world):
+            words = [sys.executable, PROGRAM, rank, world, tmp_path / "address", grace]
+            process = subprocess.Popen(
+                list(map(str, words)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+                env=os.environ | {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"},
+            )
+            started.append(process)
+        for process in started:
+            assert process.stdout.readline() == "present\n", process.stderr.read()
+        time.sleep(0.2)  # the first one learns of those that connect in its own time
+        return started
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def tell(process: subprocess.Popen, command: str) -> None:
+    process.stdin.write(f"{command}\n")
+
+
+@pytest.mark.parametrize(("lost", "speaker"), [(0, 1), (1, 0), (2, 0)])
+def test_who_was_killed_is_told_once_and_all_end(start, lost, speaker):
+    processes = start(3)
+    others = [process for rank, process in enumerate(processes) if rank != lost]
+    for process in others:
+        tell(process, "wait")
+    tell(processes[lost], "die")
+    said = [process.communicate(timeout=20)[1] for process in others]
+    assert [process.returncode for process in others] == [1, 1]
+    assert processes[lost].wait() == -signal.SIGKILL
+    spoke = [process for process, text in zip(others, said, strict=True) if text]
+    assert spoke == [processes[speaker]]
+    name = f"process {lost} of 3"
+    if lost:
+        name += f" (pid {processes[lost].pid} on {socket.gethostname()})"
+    assert "".join(said).startswith(f"\nerror: {name} was killed, so the others stop: memory ran")
+    assert "the same command with --resume goes on\n" in "".join(said)
+
+
+def test_who_fails_is_told_too(start):
+    processes = start(2)
+    tell(processes[0], "wait")
+    tell(processes[1], "fail")
+    said = processes[0].communicate(timeout=20)[1]
+    assert f"process 1 of 2 (pid {processes[1].pid}" in said
+    assert "has stopped with an error of its own, so the others stop\n" in said
+    assert processes[0].returncode == 1
+
+
+def test_where_all_fail_nothing_is_told_of_each_other(start):
+    processes = start(3)
+    for process in processes:
+        tell(process, "fail")
+    assert [process.communicate(timeout=20)[1] for process in processes] == ["", "", ""]
+    assert [process.returncode for process in processes] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_end_as_it_should_be_stops_nobody(start, first):
+    processes = start(2, grace=0.1)
+    tell(processes[first], "end")
+    assert processes[first].wait(timeout=20) == 0
+    time.sleep(0.5)
+    tell(processes[1 - first], "end")
+    assert processes[1 - first].communicate(timeout=20)[1] == ""
+    assert processes[1 - first].returncode == 0
+
+
+def test_who_heeds_nobody_is_ended_when_the_grace_is_over(start):
+    """As one that waits for the lost one, deep inside of a library."""
+    processes = start(2, grace=0.5)
+    tell(processes[0], "work")
+    tell(processes[1], "die")
+    began = time.monotonic()
+    assert "process 1 of 2" in processes[0].communicate(timeout=20)[1]
+    assert processes[0].returncode == 1
+    assert time.monotonic() - began < 10
+
+
+def test_strangers_are_turned_away(start, tmp_path):
+    processes = start(2)
+    port, _ = (tmp_path / "address").read_text().split("\n")
+    with socket.create_connection(("127.0.0.1", int(port))) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert stranger.recv(10) == b""
+    tell(processes[0], "end")
+    assert processes[0].wait(timeout=20) == 0
+
+
+def test_a_first_process_out_of_reach_is_a_warning(monkeypatch, caplog):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setattr(presence, "_present", [])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    presence.attend(1, 2, lambda _: [str(port), "token"])
+    assert f"process 1 can't reach the first one at 127.0.0.1:{port}" in caplog.text
+
+
+def test_one_process_has_nobody_to_lose():
+    presence.fail()
+    assert not presence.lost_another()
