@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from blip2ft.audit.reading import ALL, Contents, Source, read_splits
 from blip2ft.audit.texts import cut_texts, length_histogram, repeated_texts, text_findings
 from blip2ft.data.entries import SHOWN
 from blip2ft.data.paths import alike
+from blip2ft.errors import Stopped
 from blip2ft.whole import alone, whole
 
 MAX_TOKENS = {"caption": 64, "retrieval": 64, "vqa": 16}  # of the recipes' settings
@@ -140,19 +142,28 @@ def _look(
 ) -> tuple[list[Look], int]:
     """What is seen of every image, and of how many it was known."""
     keys = keys_of(contents.pictures)
-    looks: list[Look | None] = [kept.looks.get(key) for key in keys]
-    todo = [number for number, look in enumerate(looks) if look is None]
-    known = len(looks) - len(todo)
+    looks = {number: kept.looks[key] for number, key in enumerate(keys) if key in kept.looks}
+    todo = [number for number in range(len(keys)) if number not in looks]
+    known = len(looks)
     if known:
-        say(f"{known:,} of {len(looks):,} images were looked at before and haven't changed since")
-    with tqdm(total=len(looks), initial=known, desc="look", disable=not progress) as bar:
-        for numbers, seen in look_at_all(contents.pictures, todo, workers):
-            for number, look in zip(numbers, seen, strict=True):
-                looks[number] = look
-            kept.add((keys[n], look) for n, look in zip(numbers, seen, strict=True) if look.digest)
-            bar.update(len(numbers))
+        say(f"{known:,} of {len(keys):,} images were looked at before and haven't changed since")
+    with tqdm(total=len(keys), initial=known, desc="look", disable=not progress) as bar:
+        try:
+            for numbers, seen in look_at_all(contents.pictures, todo, workers):
+                told = list(zip(numbers, seen, strict=True))
+                looks |= told
+                kept.add((keys[number], look) for number, look in told if look.digest)
+                bar.update(len(told))
+        except KeyboardInterrupt as error:
+            if kept.path is None:
+                raise
+            raise Stopped(
+                f"stopped; what was seen of {bar.n:,} of {len(keys):,} images is kept in "
+                f"{kept.path.parent}, and the same command goes on",
+                signal.SIGINT,
+            ) from error
     kept.forget_others(keys)
-    return [look for look in looks if look is not None], known
+    return [looks[number] for number in range(len(keys))], known
 
 
 def _image_findings(contents: Contents, looks: Sequence[Look], image_size: int) -> list[Finding]:

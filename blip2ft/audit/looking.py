@@ -1,5 +1,7 @@
 """All images looked at, by several processes, each decoding one at a time."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from blip2ft.audit.reading import Picture
 from blip2ft.data.loading import load_batches
 
 AT_ONCE = 32  # images that a process looks at before it tells
+AHEAD = 2  # times so many are given to a process before (torch's prefetch_factor)
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,48 @@ def look_at_all(
     workers: processes; 0 looks in this one. An image at which a process dies is a fault of its own,
     and the others are looked at all the same.
     """
-    todo = list(numbers)
-    at_once = AT_ONCE
+    todo = [list(numbers[i : i + AT_ONCE]) for i in range(0, len(numbers), AT_ONCE)]
     while todo:
-        batches = [todo[i : i + at_once] for i in range(0, len(todo), at_once)]
-        if at_once == 1:
-            batches = batches[:AT_ONCE]
         done = 0
         try:
-            few = workers if at_once > 1 else 1
-            for looks in load_batches(_Pictures(pictures), batches, list, workers=few):
-                yield batches[done], looks
+            loader = iter(load_batches(_Pictures(pictures), todo, list, workers=workers))
+            _hear_of_deaths_here()
+            for looks in loader:
+                yield todo[done], looks
                 done += 1
         except RuntimeError as error:
-            if "worker" not in str(error) or not workers:
+            if not _has_died(error):
                 raise
-            if at_once == 1:  # one process, one image: it is this one
-                why = "the process that opened it died; is it damaged, or memory short?"
-                yield batches[done], [Look("unreadable", why)]
-                done += 1
-            at_once = 1
-        else:
-            at_once = AT_ONCE
-        todo = todo[sum(len(batch) for batch in batches[:done]) :]
+            # it was at one of those that the processes had before them
+            some = todo[done : done + AHEAD * workers]
+            yield from ((batch, _look_warily(pictures, batch)) for batch in some)
+            done += len(some)
+        todo = todo[done:]
+
+
+def _look_warily(pictures: Sequence[Picture], batch: list[int]) -> list[Look]:
+    """What is seen of a few images, each in a process of its own where they kill one together."""
+    try:
+        loader = iter(load_batches(_Pictures(pictures), [batch], list, workers=1))
+        _hear_of_deaths_here()
+        return next(loader)
+    except RuntimeError as error:
+        if not _has_died(error):
+            raise
+    if len(batch) == 1:
+        why = "the process that opened it died; is it damaged, or memory short?"
+        return [Look("unreadable", why)]
+    return [look for number in batch for look in _look_warily(pictures, [number])]
+
+
+def _hear_of_deaths_here() -> None:
+    """Let a loader tell of a process's death where it is waited for.
+
+    torch's handler of SIGCHLD raises wherever the program is: while something is written, say.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _has_died(error: RuntimeError) -> bool:
+    return "DataLoader worker (pid" in str(error)  # not the error that one was caught with

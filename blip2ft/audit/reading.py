@@ -10,7 +10,7 @@ from blip2ft.audit.findings import Finding
 from blip2ft.audit.places import Places
 from blip2ft.data.arrow import Row
 from blip2ft.data.entries import Entry, Problems, Request, UnknownSplit
-from blip2ft.data.paths import locate
+from blip2ft.data.paths import check_allowed, locate
 from blip2ft.data.patterns import find_files
 from blip2ft.data.questions import collect_questions
 from blip2ft.data.questions import find_format as find_question_format
@@ -104,6 +104,7 @@ def read_splits(splits: Mapping[str | None, Sequence[Source]], task: str) -> Con
     contents = Contents()
     for name, sources in splits.items():
         for source in sources:
+            check_allowed(source.reading.get("allow", ()))
             root = source.reading.get("image_root")
             if root is not None and not os.path.isdir(root):
                 raise ValueError(
@@ -151,13 +152,14 @@ def _read_records(source: Source, name: str | None, contents: Contents) -> None:
         require_captions=True,
         revision=reading.get("revision"),
     )
-    places = Places(data)
+    inner = os.path.join(data, request.split or "")
+    places = Places(inner if request.split and os.path.isdir(inner) else data)
     if kind == "folder" and request.split is None and find_metadata(Path(data)) is None:
-        inside = [f.name for f in sorted(Path(data).iterdir()) if _has_metadata(f)]
+        inside = [path.name for path in sorted(Path(data).iterdir()) if _has_metadata(path)]
         if inside:
-            for inner in inside:
-                part = Source(data, {**reading, "split": inner})
-                _read_records(part, name or role_of(inner), contents)
+            for found in inside:
+                part = Source(data, {**reading, "split": found})
+                _read_records(part, name or role_of(found), contents)
             return
         request = Request(None, "image", None, None, False, None)
         contents.findings.append(Finding("no-text", name or ALL, data))
