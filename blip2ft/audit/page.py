@@ -56,7 +56,7 @@ figcaption { padding: .5rem .7rem .6rem; font-size: .85rem; overflow-wrap: anywh
 h3::first-letter { text-transform: uppercase; }
 .pictures.said { grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); }
 .said figure { display: grid; grid-template-columns: 7rem 1fr; height: 100%; }
-.said .pair img { height: 100%; aspect-ratio: auto; max-height: 14rem; }
+.said .pair { background: var(--mat); align-items: center; }
 ul.list { margin: .8rem 0 0; padding: 0; list-style: none; font-size: .88rem; }
 ul.list li { padding: .4rem 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--quiet); }

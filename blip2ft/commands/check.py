@@ -79,12 +79,12 @@ def add_check(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
     from blip2ft.audit.audit import audit
     from blip2ft.audit.kept import FINDINGS, PAGE
     from blip2ft.audit.page import write_page
     from blip2ft.audit.table import as_text
 
-    quiet_libraries()
     asked = _from_config(arguments) if arguments.config else _from_options(arguments)
     workers = arguments.workers
     if workers is not None and workers < 0:
