@@ -49,8 +49,8 @@ class SplitSummary:
 class Report:
     """What `audit` found.
 
-    kept: of how many images was known from before what there is to see; sizes: how many of those
-    that can be read have a shorter side of so many pixels.
+    kept: of how many images was known from before what there is to see; broken: the numbers of
+    those that can't be used; sizes: how many others have a shorter side of so many pixels.
     """
 
     data: dict[str, list[str]]
@@ -59,6 +59,7 @@ class Report:
     findings: list[Finding]
     pictures: int
     kept: int
+    broken: frozenset[int]
     sizes: dict[str, int]
     seconds: float
     contents: Contents = field(repr=False)
@@ -131,6 +132,7 @@ def audit(
         findings,
         len(contents.pictures),
         known,
+        frozenset(number for number, look in enumerate(looks) if look.fault),
         _sizes(looks),
         time.monotonic() - start,
         contents,

@@ -3,6 +3,8 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 MISSING = 'pip install "blip2ft[languages]" tells which languages the texts are in'
 FEW = 20  # texts from which shares mean something
@@ -17,16 +19,22 @@ def count_languages(texts: Sequence[str]) -> dict[str, int] | None:
     What may be one language as well as another counts as `UNSURE`. Of few texts nothing is said.
     None where py3langid isn't installed.
     """
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError:
-        return None
-    if len(texts) < FEW:
-        return {}
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _load()
+    if identifier is None or len(texts) < FEW:
+        return None if identifier is None else {}
     chosen = texts if len(texts) <= SAMPLE else random.Random(0).sample(texts, SAMPLE)
     counts: Counter[str] = Counter()
     for text in chosen:
         language, probability = identifier.classify(text[:1000])
         counts[language if probability >= SURE else UNSURE] += 1
     return dict(counts.most_common())
+
+
+@cache
+def _load() -> Any:
+    """py3langid with its own model; None where it isn't installed."""
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        return None
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -124,6 +124,8 @@ def _look(file: BinaryIO, source: str | Path | bytes) -> Look:
         if cut is None:
             cut = "truncated" in str(error).lower()
         return Look("truncated" if cut else "unreadable", _reason(error, source), **seen)
+    if seen.get("transparent") and "A" in seen["mode"]:
+        seen["transparent"] = _is_clear(file)
     ranges: Any = small.getextrema()
     seen["blank"] = all(high - low <= NOISE for low, high in ranges)
     face = small.resize(FACE, Image.Resampling.BOX)
@@ -148,6 +150,14 @@ def _reason(error: ValueError, source: str | Path | bytes) -> str:
     where = str(source) if isinstance(source, str | Path) else "an image"
     said = str(error).removeprefix(f"{where}: ")
     return re.sub(r"\. (Fetch|Convert|Change|Correct|Make|Name) .*$", "", said, flags=re.DOTALL)
+
+
+def _is_clear(file: BinaryIO) -> bool:
+    """Whether anything of an image with an alpha channel is transparent."""
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        extrema: Any = image.getchannel("A").getextrema()
+        return extrema[0] < 255
 
 
 def _orientation(image: Image.Image) -> int:

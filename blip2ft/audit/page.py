@@ -17,7 +17,6 @@ LISTED = 100  # and without
 SIDE = 320  # pixels of a picture's longer side: sharp at 160 on dense screens
 BARS = 12  # of a histogram
 FOR = {"caption": "captioning", "retrieval": "retrieval", "vqa": "questions and answers"}
-UNSEEN = ("missing", "directory", "empty", "truncated", "unreadable", "huge")
 STYLE = """\
 :root { --error: #b3261e; --warning: #8a5300; --note: #35608f; --bar: #8fb0cf; }
 @media (prefers-color-scheme: dark) { :root { --error: #ff8a80; --warning: #ffb95c;
@@ -186,11 +185,12 @@ def _group(title: str, found: Sequence[Finding], report: Report) -> str:
 def _figures(found: Sequence[Finding], report: Report) -> Iterator[str]:
     for finding in found[:PICTURED]:
         numbers = [n for n in (finding.picture, finding.other) if n is not None]
-        if not numbers or finding.kind in UNSEEN:
+        # what killed a process that opened it would kill this one
+        if not numbers or not report.broken.isdisjoint(numbers):
             return
         try:
             sources = [thumbnail(report.contents.pictures[n].image, SIDE) for n in numbers]
-        except (ValueError, OSError):  # found to be broken by something else, or gone meanwhile
+        except (ValueError, OSError):  # it went after it was looked at
             return
         images = "".join(f'<img src="{source}" alt="" loading="lazy">' for source in sources)
         yield (

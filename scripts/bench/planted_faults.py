@@ -97,6 +97,7 @@ def make_folder(folder: Path, images: int, seed: int) -> list[Planted]:
         plant_copies(made, f"copies-{number}")
         plant_texts(made)
         plant_rows(made)
+        plant_ordinary(made, f"kinds-{number}")
     scored = max(SCORED, images // 20)
     for split in ("validation", "test"):
         while len(made.rows[split]) < scored:
@@ -164,6 +165,26 @@ def plant_images(made: Folder, folder: str) -> None:
     ]
     for name, data, kind in files:
         made.add("train", kind, name=made.write(f"{folder}/{name}", data))
+
+
+def plant_ordinary(made: Folder, folder: str) -> None:
+    """Images of all kinds about which there is nothing to say."""
+    kinds: list[tuple[str, Image.Image, dict[str, object]]] = [
+        ("late.jpg", made.image(), {"progressive": True}),
+        ("grey.JPG", made.image().convert("L"), {}),
+        ("grey.png", made.image().convert("L"), {}),
+        ("ink.png", made.image().convert("1"), {}),
+        ("few.png", made.image().quantize(32), {}),
+        ("solid.png", made.image().convert("RGBA"), {}),
+        ("still.gif", made.image(), {}),
+        ("exact.webp", made.image(), {"lossless": True}),
+        ("plain.bmp", made.image(), {}),
+        ("packed.tiff", made.image(), {"compression": "tiff_lzw"}),
+        ("new.avif", made.image(), {}),
+    ]
+    for name, image, options in kinds:
+        kind = Image.registered_extensions()[Path(name).suffix.lower()]
+        made.add("train", name=made.write(f"{folder}/{name}", made.encoded(image, kind, **options)))
 
 
 def png_file(width: int, height: int, depth: int, rows: bytes) -> bytes:

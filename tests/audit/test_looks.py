@@ -86,6 +86,10 @@ def test_unusual_pixels_are_seen():
     assert look_at(encoded(deep, "TIFF")).deep
     assert not look_at(encoded(picture(), "PNG")).deep
     assert look_at(encoded(picture().quantize(16), "PNG", transparency=3)).transparent
+    clear = picture().convert("RGBA")
+    assert not look_at(encoded(clear, "PNG")).transparent
+    clear.putpixel((3, 3), (0, 0, 0, 254))
+    assert look_at(encoded(clear, "PNG")).transparent
     look = look_at(encoded(picture(), exif=turned.tobytes()))
     assert (look.turned, look.width, look.height) == (True, 96, 72)
     frames = {"save_all": True, "append_images": [picture(1), picture(2)]}

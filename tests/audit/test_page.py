@@ -100,6 +100,17 @@ def test_nothing_found_is_said():
     assert "0 errors, 0 warnings, 0 notes; 4 images in" in as_text(found)
 
 
+def test_a_broken_image_is_not_opened_again(monkeypatch):
+    def opened(*_):
+        raise AssertionError("opened")
+
+    Path("0.jpg").write_bytes(b"no image")
+    found = report("0.jpg,17\n")
+    assert [finding.kind for finding in found.findings] == ["unreadable", "wordless"]
+    monkeypatch.setattr("blip2ft.audit.page.thumbnail", opened)
+    page_of(found)
+
+
 def test_an_image_that_went_meanwhile_is_listed():
     found = report("0.jpg,17\n")
     Path("0.jpg").unlink()

@@ -1,7 +1,10 @@
 """Texts that teach nothing are told, and those of all the world's languages are left in peace."""
 
+import sys
+
 import pytest
 
+from blip2ft.audit import languages
 from blip2ft.audit.languages import FEW, UNSURE, count_languages
 from blip2ft.audit.reading import Contents, Item
 from blip2ft.audit.texts import (
@@ -106,5 +109,7 @@ def test_languages_are_guessed_where_there_are_enough_texts():
 
 
 def test_without_the_package_no_language_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "py3langid.langid", None)
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    languages._load.cache_clear()
     assert count_languages(["a dog"] * 100) is None
+    languages._load.cache_clear()
