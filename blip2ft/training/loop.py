@@ -203,6 +203,7 @@ def train(
             mean_loss=mean_loss,
             samples=origins(progress.step),
         )
+        optimizer.zero_grad()  # of shards, which a forward alone leaves gathered, not the model's
         if progress.nonfinite >= milestones.max_nonfinite:
             raise ValueError(_too_many(told, progress.nonfinite, save_and_wait()))
         progress.nonfinite += 1

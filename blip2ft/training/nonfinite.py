@@ -31,11 +31,12 @@ def explain_step(
 ) -> str:
     """Find what a step's loss or gradient became infinite or NaN by; call on every process.
 
-    model: not wrapped, and left without a gradient; batches: this process's micro-batches, on the
+    model: not wrapped; its gradient is lost; batches: this process's micro-batches, on the
     device; samples: where theirs come from, of each.
 
     Computes them again, one after the other. Adds a line to nonfinite.jsonl with step, loss, reason
-    and samples, those of the micro-batches that do it, and returns the same in words.
+    and samples, those of the micro-batches that do it, and returns the same in words. Of a model in
+    shards a gradient is that of all processes, and so are the samples.
     """
     look = _nonfinite_gradient if math.isfinite(mean_loss) else name_nonfinite_part
     found: list[tuple[str, list[str]]] = []
@@ -44,7 +45,6 @@ def explain_step(
         where = look(model, lambda m, b=batch: loss(m, b), accelerator)  # type: ignore[misc]
         if where:
             found.append((where, list(names)))
-    model.zero_grad(set_to_none=True)
     found = [each for own in gather_object([found]) for each in own]
     reason = found[0][0] if found else "computed again it is finite: dropout made the difference"
     if not found:

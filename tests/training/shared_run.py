@@ -7,6 +7,8 @@ wide/ and retriever/; OUT gets a run a task, and answers.json in it.
 """
 
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +53,25 @@ def turn_off_dropout(model: nn.Module) -> None:
         for name in ("dropout", "attention_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+
+
+def spoiled(what: str) -> Callable:
+    """`caption_loss`, which isn't finite for the first micro-batch of the last process."""
+    bad: list[torch.Tensor] = []
+
+    def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        last = int(os.environ.get("RANK", "0")) + 1 == int(os.environ.get("WORLD_SIZE", "1"))
+        if last and not bad:
+            bad.append(batch["pixel_values"])
+        hit = last and torch.equal(batch["pixel_values"], bad[0])
+        if what == "loss":
+            pixels = batch["pixel_values"] * (math.nan if hit else 1.0)
+            return caption_loss(model, batch | {"pixel_values": pixels})
+        value = caption_loss(model, batch)
+        # the root's slope at 0 is infinite, the loss stays as it is
+        return value + (value * 0).sqrt() if hit else value
+
+    return loss
 
 
 class Shared:
@@ -116,8 +137,8 @@ class Shared:
             loss=loss,
             count=count,
             evaluate=evaluation,
-            origins=lambda step: [["here"]] * accumulation,
-            milestones=Milestones(2, 1, 1, 9),
+            origins=lambda step: [[f"{self.rank}:{i}"] for i in range(accumulation)],
+            milestones=Milestones(2, 1, 1, 9, max_nonfinite=1),
             resume_from=found[-1] if found else None,
             **options,
         )
@@ -261,6 +282,10 @@ def shared_run(
         "longer": lambda: shared.caption("adamw", "opt", LORA, {}, adamw=True, steps=4),
         "nf4": lambda: shared.caption("nf4", "wide", LORA, {"quantize": {"language": "nf4"}}),
         "int8": lambda: shared.caption("int8", "wide", LORA, {"quantize": {"language": "int8"}}),
+        "bad-loss": lambda: shared.caption("bad-loss", "opt", LORA, {}, loss=spoiled("loss")),
+        "bad-gradient": lambda: shared.caption(
+            "bad-gradient", "opt", PAPER, {}, loss=spoiled("gradient")
+        ),
         "vqa": shared.vqa,
         "retrieval": lambda: shared.retrieval("retrieval"),
         "cached": lambda: shared.retrieval("cached", cached=True),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,28 @@ def test_two_processes_in_shards_are_one_and_one_goes_on(models, photo_folder, o
     for run in ("one", "two"):
         alone(models, photo_folder, tmp_path / run, ["longer"])
     assert_same(tmp_path / "one", tmp_path / "two", "adamw", step=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", [{}, SHARDS], ids=["whole", "shards"])
+def test_what_isnt_finite_on_one_of_two_is_found_by_both(models, photo_folder, tmp_path, variables):
+    together(2, models, photo_folder, tmp_path, "fp32", "bad-loss", "bad-gradient", **variables)
+    for task, loss in (("bad-loss", "nan"), ("bad-gradient", r"\d+\.\d+")):
+        (line,) = read_lines(tmp_path / task / "nonfinite.jsonl")
+        assert line["step"] == 1
+        assert re.fullmatch(loss, line["loss"])
+        assert line["reason"].startswith("it comes from part 'vision'")
+        # the last process's first micro-batch; a shard of the gradient is of all processes'
+        mixed = bool(variables) and task == "bad-gradient"
+        assert line["samples"] == (["0:0", "1:0"] if mixed else ["1:0"])
+        rows = read_lines(tmp_path / task / "log.jsonl")
+        assert [row["grad_norm"] is None for row in rows] == [True, False]
+        begun, then = (
+            load_file(checkpoint_of(tmp_path / task / "checkpoints", step) / "trained.safetensors")
+            for step in (1, 2)
+        )
+        assert all(bool(tensor.isfinite().all()) for tensor in then.values())
+        assert any(not torch.equal(tensor, begun[name]) for name, tensor in then.items())
 
 
 @pytest.mark.slow
