@@ -70,14 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     told: Counter[str] = Counter()
     for left in reversed(range(options.kills)):
+        log = begun_log(killed)
         run = start(killed)
         before, moment = newest(killed), rng.choice(("start", "step", "step", "saving", "saving"))
-        goal = before + rng.randint(0, 2 * EVERY)
+        goal = before + rng.randint(0, 3 * EVERY)
         if left < options.kills // 10:
             moment, goal = "end", steps
         elif goal + EVERY > steps:
             moment = "start"
         if moment != "start":
+            wait_for(run, killed, lambda log=log: begun_log(killed) != log)  # type: ignore[misc]
             wait_for(run, killed, lambda goal=goal: last_step(killed) >= goal)  # type: ignore[misc]
         if moment == "saving":
             wait_for(run, killed, lambda: bool(half_written(killed)))
@@ -212,15 +214,16 @@ def wait_for(run: psutil.Process, folder: Path, happened: Callable[[], bool]) ->
 def damage(run: Path, rng: random.Random) -> str:
     """Flip a bit of the newest checkpoint, cut it or remove a file, where there is one before."""
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
-    if len(checkpoints) < 2:
+    files = sorted(checkpoints[-1].iterdir()) if len(checkpoints) > 1 else []
+    if len(files) < 3:  # it was damaged before
         return ""
-    path = rng.choice(sorted(checkpoints[-1].iterdir()))
+    path = rng.choice(files)
     content = bytearray(path.read_bytes())
     how = rng.choice(("a bit flipped", "cut", "removed"))
     if how == "removed":
         path.unlink()
     elif how == "cut":
-        path.write_bytes(content[: rng.randrange(len(content))])
+        path.write_bytes(content[: len(content) // rng.randint(2, 9)])
     else:
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
@@ -251,6 +254,12 @@ def rows(path: Path) -> list[dict[str, Any]]:
         return []
     *lines, _ = path.read_text().split("\n")
     return [{k: v for k, v in json.loads(line).items() if k not in SPEEDS} for line in lines]
+
+
+def begun_log(run: Path) -> int:
+    """Which file the log is: a run that goes on writes it anew, without what it will do again."""
+    path = run / "log.jsonl"
+    return path.stat().st_ino if path.exists() else 0
 
 
 def last_step(run: Path) -> int:

@@ -59,9 +59,13 @@ def write_checkpoint(
                 torch.save(rest, file)
             sums = {name: _sha256(partial / name) for name in (WEIGHTS, REST)}
             (partial / STATE).write_text(_sealed(state, sums), encoding="utf-8")
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch ends its file in spite of an error, and fails anew
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        if type(cause) is RuntimeError:
+            raise
         raise ValueError(
-            f"{final} can't be saved: {_reason(error)}. The checkpoints before it are whole: see "
+            f"{final} can't be saved: {_reason(cause)}. The checkpoints before it are whole: see "
             "to the disk, then go on with the same command and --resume"
         ) from error
 

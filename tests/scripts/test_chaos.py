@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,15 +95,18 @@ def test_only_a_checkpoint_with_one_before_it_is_damaged(tmp_path):
         assert chaos.damage(tmp_path, rng) == ""
         folder = tmp_path / "checkpoints" / f"step-{step:08d}"
         folder.mkdir(parents=True)
-        (folder / "rest.pt").write_bytes(whole)
+        for name in ("rest.pt", "state.json", "trained.safetensors"):
+            (folder / name).write_bytes(whole)
     first, second = sorted((tmp_path / "checkpoints").iterdir())
     seen = set()
-    for _ in range(20):
-        (second / "rest.pt").write_bytes(whole)
-        told = chaos.damage(tmp_path, rng)
-        assert not (second / "rest.pt").exists() or (second / "rest.pt").read_bytes() != whole
-        seen.add(told)
-    assert seen == {f"step-00000004/rest.pt {how}" for how in ("a bit flipped", "cut", "removed")}
-    assert (first / "rest.pt").read_bytes() == whole
-    shutil.rmtree(first)
+    for _ in range(60):
+        for path in first.iterdir():
+            (second / path.name).write_bytes(whole)
+        seen.add(chaos.damage(tmp_path, rng))
+        left = [path.read_bytes() for path in second.iterdir()]
+        assert left.count(whole) == 2
+    hows, names = ("a bit flipped", "cut", "removed"), [path.name for path in first.iterdir()]
+    assert seen == {f"step-00000004/{name} {how}" for name in names for how in hows}
+    assert all(path.read_bytes() == whole for path in first.iterdir())
+    (second / "rest.pt").unlink(missing_ok=True)
     assert chaos.damage(tmp_path, rng) == ""

@@ -136,19 +136,33 @@ def test_a_full_disk_leaves_the_former_checkpoint_only(tmp_path, monkeypatch, fa
     assert damage_of(write(tmp_path, 2)) == ""
 
 
-@pytest.mark.parametrize("most", [100, 17_000], ids=["weights", "rest"])
-def test_a_file_that_cant_grow_leaves_the_former_checkpoint_only(tmp_path, most):
-    """As the system does it, in the middle of the first file or of the second, which is larger."""
+@pytest.mark.parametrize(
+    ("weights", "averages", "most"),
+    [(10_000, 1, 20_000), (1, 10_000, 20_000), (1, 1_000_000, 2_000_000), (1, 1, 1_500)],
+    ids=["weights", "small-rest", "rest", "end"],
+)
+def test_a_file_that_cant_grow_leaves_the_former_checkpoint_only(tmp_path, weights, averages, most):
+    """As the system does it, in the middle of either file, or at the end of the second."""
     former = write(tmp_path, 1)
+    content = {"weight": torch.ones(weights)}, {"average": torch.ones(averages)}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
     try:
         with pytest.raises(ValueError, match=r"step-00000002 can't be saved: File too large\. The"):
-            write(tmp_path, 2)
+            write_checkpoint(checkpoint_of(tmp_path, 2), *content, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == [former]
     assert damage_of(former) == ""
+
+
+def test_another_failure_of_torch_keeps_its_words(tmp_path, monkeypatch):
+    def fail(*_args):
+        raise RuntimeError("no such dtype")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match=r"^no such dtype$"):
+        write(tmp_path, 1)
 
 
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
