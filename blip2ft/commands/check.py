@@ -36,7 +36,8 @@ def add_check(commands: Any) -> None:
     parser.epilog = EPILOG
     parser.add_argument("data", metavar="DATA", nargs="*", help="what to check, as one or as split")
     for split in SPLITS:
-        parser.add_argument(f"--{split}", metavar="DATA", nargs="+", default=[])
+        about = "what is learned from" if split == "train" else "compared with what is learned from"
+        parser.add_argument(f"--{split}", metavar="DATA", nargs="+", default=[], help=about)
     parser.add_argument("--out", type=Path, help="folder for report.html and findings.jsonl")
     parser.add_argument(
         "--image-size", type=positive, metavar="PX", help="side of the model's input (224)"
@@ -48,7 +49,9 @@ def add_check(commands: Any) -> None:
         help="that training reads of a caption or answer",
     )
     parser.add_argument(
-        "--model", help="hub id or folder, whose tokenizer counts; else words count"
+        "--model",
+        help="hub id or folder, whose tokenizer counts; default: that of --config where it is a "
+        "folder, else words are counted",
     )
     parser.add_argument("--workers", type=int, help=f"processes (one a core, up to {CPUS})")
     parser.add_argument("--format", help="as data.train.format of the recipes")
@@ -89,9 +92,10 @@ def _check(arguments: argparse.Namespace) -> int:
     workers = arguments.workers
     if workers is not None and workers < 0:
         raise ValueError(f"--workers is {workers}: allowed is 0 or more")
+    model = asked.pop("model", None) or arguments.model
     report = audit(
         **asked,
-        count_tokens=None if arguments.model is None else _counter(arguments.model),
+        count_tokens=None if model is None else _counter(model),
         out=arguments.out,
         workers=min(os.cpu_count() or 1, CPUS) if workers is None else workers,
         progress=True,
@@ -171,9 +175,11 @@ def _from_config(arguments: argparse.Namespace) -> dict[str, Any]:
             sources.append(Source(source["source"], kept))
         if sources:
             splits[name] = sources
+    model = settings["model"]["name"]
     return {
         "splits": splits,
         "task": task,
+        "model": arguments.model or (model if Path(model).is_dir() else None),
         "image_size": arguments.image_size or settings["model"]["image_size"] or 224,
         "max_tokens": arguments.max_tokens or data["max_target_tokens"],
     }

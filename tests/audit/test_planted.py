@@ -1,9 +1,12 @@
 """What was planted in a folder is found, each in its place, and nothing else is."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import check_folder
 import pytest
 from check_folder import IMAGE_SIZE, compare, read_findings
 from PIL import Image
@@ -39,6 +42,21 @@ def test_all_that_was_planted_is_found_and_nothing_else(blip2ft_main, words):
     assert "images were looked at before and haven't changed since" in err
     assert read_findings(Path("report")) == found
     assert again.rpartition(" in ")[0] == out.rpartition(" in ")[0]
+
+
+@pytest.mark.slow
+def test_the_benchmark_ends_with_its_figures(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, check_folder.__file__, "--images", "200"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["lost"], result["invented"]) == (0, 0)
+    assert result["peak_mib"] > 50
 
 
 def test_each_finding_says_where_and_what_to_do(blip2ft_main, words):
