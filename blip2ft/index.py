@@ -3,12 +3,16 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm import tqdm
 
+from blip2ft.features.together import of_all, together
 from blip2ft.photos.encoder import Encoder
 from blip2ft.photos.files import Photo, find_photos, is_changed, read_photos
 from blip2ft.photos.fingerprint import checked_maker, fingerprint, model_folder
@@ -55,6 +59,7 @@ def index_photos(
     batch_size: int = 16,
     workers: int | None = None,
     progress: bool = False,
+    accelerator: Accelerator | None = None,
 ) -> Indexed:
     """Add the photos in `folder`, and in those below, to the index `out`, which may be new.
 
@@ -65,10 +70,14 @@ def index_photos(
       `load_retriever`. dtype: "fp32", "bf16", or "auto" for bf16 on a GPU that has it. quantize:
       {"vision": "nf4"} or "int8", which the index then keeps to; None: as it is.
     workers: processes that open photos; None: 8 on a GPU, on a CPU none.
+    accelerator: of several processes, which share the photos; all call, and are told the same.
 
     Raises ValueError for a folder without images, and for an index of another model.
     """
     out, found = Path(out), find_photos(folder)
+    rank, world = 0, 1
+    if accelerator is not None:
+        rank, world = accelerator.process_index, accelerator.num_processes
     encoder = None
     if is_index(out):
         maker, at = checked_maker(out, model, revision, image_size, quantize)
@@ -85,24 +94,38 @@ def index_photos(
             *fingerprint(at),
             dict(quantize or {}),
         )
-        write_maker(out, maker)
-    with alone(out, doing="extending"):
-        remove_partial(out / "shards")
+        if rank == 0:
+            write_maker(out, maker)
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            if rank == 0:
+                stack.enter_context(alone(out, doing="extending"))
+                remove_partial(out / "shards")
+
+        begin() if accelerator is None else together(accelerator, begin)
         shards = read_shards(out)
         known = {photo.path: photo for shard in shards for photo in shard.photos}
         new = [photo for photo in found if is_changed(known.get(photo.path), photo)]
         paths = {photo.path for photo in found}
         root = os.path.abspath(folder)
         gone = sum(path not in paths and Path(path).is_relative_to(root) for path in known)
+        if accelerator is not None and world > 1:
+            (new,) = broadcast_object_list([new])  # the folder may be changing
+        mine = new[rank::world]
         added = moved = 0
         broken: list[str] = []
-        if new:
+        if mine:
             encoder = encoder or Encoder(at, maker.image_size, dtype, maker.quantize)
             if workers is None:
                 workers = 8 if encoder.device.type == "cuda" else 0
-            rows = _encode(encoder, shards, new, broken, batch_size, workers)
-            bar = tqdm(rows, "index", len(new), disable=not progress)
-            added, moved = _write(out, bar)
+            rows = _encode(encoder, shards, mine, broken, batch_size, workers)
+            bar = tqdm(rows, "index", len(mine), disable=not progress or rank > 0)
+            added, moved = _write(out, bar, rank, world)
+        if accelerator is not None:
+            done = of_all(accelerator, (added, moved, broken))
+            added, moved = sum(each[0] for each in done), sum(each[1] for each in done)
+            broken = [problem for each in done for problem in each[2]]
     return Indexed(added, moved, len(found) - len(new), gone, tuple(broken))
 
 
@@ -155,7 +178,9 @@ def _encode(
             yield from ((p, f, False) for p, f in zip(batch.decoded, features, strict=True))
 
 
-def _write(out: Path, encoded: Iterable[tuple[Photo, Tensor, bool]]) -> tuple[int, int]:
+def _write(
+    out: Path, encoded: Iterable[tuple[Photo, Tensor, bool]], rank: int, world: int
+) -> tuple[int, int]:
     """Write shards as photos come; how many were encoded, how many known."""
     counts, rows, began = [0, 0], [], time.monotonic()
     try:
@@ -163,9 +188,9 @@ def _write(out: Path, encoded: Iterable[tuple[Photo, Tensor, bool]]) -> tuple[in
             rows.append((photo, features))
             counts[is_known] += 1
             if len(rows) == SHARD_PHOTOS or time.monotonic() - began > SHARD_SECONDS:
-                add_shard(out, *zip(*rows, strict=True))
+                add_shard(out, *zip(*rows, strict=True), rank=rank, world=world)
                 rows, began = [], time.monotonic()
     finally:  # of what Ctrl-C stops, too, what is done is kept
         if rows:
-            add_shard(out, *zip(*rows, strict=True))
+            add_shard(out, *zip(*rows, strict=True), rank=rank, world=world)
     return counts[0], counts[1]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import warnings
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from blip2ft.photos import nearest, shards
 from blip2ft.photos.encoder import Encoder
 from blip2ft.photos.files import find_photos, read_photos
 from blip2ft.photos.search import PhotoIndex
+from blip2ft.photos.shards import read_shards
 from blip2ft.whole import alone
 
 WORDS = ("a red cat", "the dog on the left", "bird", "a photo of an apple with a car")
@@ -402,6 +404,44 @@ def test_two_runs_do_not_extend_one_index(index, photos):
         pytest.raises(ValueError, match="another run is extending"),
     ):
         index_photos(photos, index)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_photos(index, photos, retriever_folder, tmp_path):
+    together = tmp_path / "together"
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node", "2", "-m", "blip2ft", "index", photos, "--out", together]
+    launcher += ["--model", retriever_folder]
+
+    def launch() -> subprocess.CompletedProcess:
+        return subprocess.run(list(map(str, launcher)), capture_output=True, text=True)
+
+    found = launch()
+    assert f"{together}: 13 photos added, 0 there already\n" == found.stdout, found.stderr[-3000:]
+    assert found.stderr.count("error: 1 photo couldn't be read") == 1
+    assert len(list((together / "shards").glob("*.jsonl"))) == 2
+    features = [features_of(of) for of in (index, together)]
+    assert features[0].keys() == features[1].keys()
+    for path, expected in features[0].items():
+        torch.testing.assert_close(features[1][path], expected, rtol=0, atol=1e-3)
+    again = launch().stdout
+    assert f"{together}: 0 photos added, 13 there already\n" == again
+    with alone(together):
+        assert "another run is extending" in launch().stderr
+
+
+def features_of(index: Path) -> dict[str, torch.Tensor]:
+    found = read_shards(index)
+    return {p.path: shard.row(row) for shard in found for row, p in enumerate(shard.photos)}
+
+
+def test_processes_that_add_shards_at_once_take_numbers_of_their_own(index):
+    (shard,) = read_shards(index)
+    for rank in (1, 0, 2, 1):
+        shards.add_shard(index, shard.photos, list(shard.features()), rank=rank, world=3)
+    names = [int(path.stem) for path in (index / "shards").glob("*.jsonl")]
+    assert sorted(names) == [0, 1, 3, 5, 7]
 
 
 def test_what_a_kill_left_of_a_shard_is_removed(index, photos):

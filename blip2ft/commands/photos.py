@@ -1,6 +1,7 @@
 """`blip2ft index` and `blip2ft search`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ def _index(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from blip2ft.index import index_photos
 
+    accelerator = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from blip2ft.training.processes import start_processes
+
+        accelerator = start_processes("fp32", [], arguments.out)
     done = index_photos(
         arguments.folder,
         arguments.out,
@@ -38,7 +44,12 @@ def _index(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         progress=True,
+        accelerator=accelerator,
     )
+    if accelerator is not None:
+        accelerator.end_training()
+        if not accelerator.is_main_process:
+            return 0
     counts = [f"{counted(done.added, 'photo')} added", f"{done.kept} there already"]
     counts += [f"{done.moved} moved or copied"] if done.moved else []
     counts += [f"{done.gone} gone, which searches leave out"] if done.gone else []

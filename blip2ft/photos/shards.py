@@ -120,11 +120,23 @@ def read_shards(folder: Path) -> list[Shard]:
     return shards
 
 
-def add_shard(folder: Path, photos: Sequence[Photo], features: Sequence[Tensor]) -> None:
+def add_shard(
+    folder: Path,
+    photos: Sequence[Photo],
+    features: Sequence[Tensor],
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
     """Write photos and their features (Q, D) as the next shard, which is there as a whole or not
-    at all."""
+    at all.
+
+    rank, world: of the processes that add shards at once; each takes every `world`-th number.
+    """
     numbers = [int(path.stem) for path in (folder / "shards").glob("[0-9]*.jsonl")]
-    file = folder / "shards" / f"{max(numbers, default=-1) + 1:06d}.safetensors"
+    number = max(numbers, default=-1) + 1
+    number += (rank - number) % world
+    file = folder / "shards" / f"{number:06d}.safetensors"
     tensors = {"features": torch.stack(list(features)).half().cpu().contiguous()}
     # escaped, as names of files need not be valid UTF-8
     lines = "".join(json.dumps(asdict(photo)) + "\n" for photo in photos)

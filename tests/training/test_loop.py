@@ -82,13 +82,6 @@ def on_two_processes(model_folder: Path, photos: Path, run: Path, steps: int) ->
     return found.stdout
 
 
-def test_two_processes_are_one(opt_folder, photo_folder, tmp_path):
-    (tmp_path / "two").mkdir()
-    assert "process 0 of 2" in on_two_processes(opt_folder, photo_folder, tmp_path / "two", 3)
-    small_run(opt_folder, photo_folder, tmp_path / "one", adamw=False, dropout=False)
-    assert_close(tmp_path / "one", tmp_path / "two")
-
-
 def seen_by_step(run: Path, counts: list[int]) -> list[list[str]]:
     """The samples of each step, sorted; counts: how many processes it had."""
     lines = {path: iter(read_lines(path)) for path in sorted(run.glob("seen-*.jsonl"))}
