@@ -81,7 +81,7 @@ class Folder:
     def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:
         """The bytes of an image file."""
         data = io.BytesIO()
-        image.save(data, format, **options)  # type: ignore[arg-type]
+        image.save(data, format, **options)
         return data.getvalue()
 
 
