@@ -4,7 +4,8 @@
 
 Both write the same trained weights and AdamW's averages, with checksums, flushed to the disk. Of
 the background's, `waits` is until the next step may begin, and `slows` is by how much longer the
-steps take while it is written, together. `ratio` is the peer's wait over ours, `with_slowing` over both of ours.
+steps take while it is written, together. `ratio` is the peer's wait over ours, `with_slowing` over
+both of ours.
 """
 
 import argparse
