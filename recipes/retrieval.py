@@ -60,6 +60,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.training.checkpoint import load_weights
     from blip2ft.training.eva import start_from_inputs
     from blip2ft.training.feed import make_feed, open_training, size_of
+    from blip2ft.training.filtered import filter_training, keep_filtered
     from blip2ft.training.loop import check_metric, milestones_of, train
     from blip2ft.training.optimizer import optimizer_and_schedule
     from blip2ft.training.preflight import check_training
@@ -91,6 +92,12 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     train_source: Sequence[Record] | Stream = []
     if not config.evaluate_only:
         train_source = open_training(data["train"], data["stream"])
+        filtered = filter_training(
+            train_source, data["filters"], accelerator, run=config.output, workers=workers
+        )
+        if filtered is not None:
+            train_source = filtered.kept
+            say(filtered.told)
     validation_records = read_records(**asdict(config.data.validation))
     # without a test split, before and after are told of validation, by its name
     final, final_records = "validation", validation_records
@@ -204,6 +211,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
 
     # From here on there is a run.
     start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
+    keep_filtered(run, filtered, accelerator)
     shard(model, accelerator)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     model, optimizer = prepare(accelerator, model, optimizer)

@@ -58,6 +58,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.training.checkpoint import load_weights
     from blip2ft.training.eva import start_from_inputs
     from blip2ft.training.feed import make_feed
+    from blip2ft.training.filtered import filter_training, keep_filtered
     from blip2ft.training.loop import check_metric, milestones_of, train
     from blip2ft.training.optimizer import optimizer_and_schedule
     from blip2ft.training.preflight import preflight
@@ -92,6 +93,16 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     if not config.evaluate_only:
         for mixed in config.data.train:
             train_questions += read_questions(**asdict(mixed))
+        filtered = filter_training(
+            train_questions,
+            asdict(config.data.filters),
+            accelerator,
+            run=config.output,
+            workers=workers,
+        )
+        if filtered is not None:
+            train_questions = filtered.kept
+            say(filtered.told)
     validation_questions = read_questions(**asdict(config.data.validation))
     final, final_questions = "validation", validation_questions
     if config.data.test is not None:
@@ -213,6 +224,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     # From here on there is a run.
     start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
+    keep_filtered(run, filtered, accelerator)
     shard(model, accelerator)
     optimizer, schedule = optimizer_and_schedule(model, steps, asdict(config.optimizer))
     model, optimizer = prepare(accelerator, model, optimizer)

@@ -6,6 +6,7 @@ see these classes. Sections and tables cited are those of the BLIP-2 paper (arXi
 
 from blip2ft.config.data import (
     DataConfig,
+    FiltersConfig,
     QuestionSourceConfig,
     SourceConfig,
     StreamConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "CacheConfig",
     "CaptionConfig",
     "DataConfig",
+    "FiltersConfig",
     "GenerationConfig",
     "LoraConfig",
     "ModelConfig",

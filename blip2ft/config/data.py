@@ -85,6 +85,30 @@ class StreamConfig:
 
 
 @dataclass(frozen=True)
+class FiltersConfig:
+    """What is left out of the training texts, or masked. Evaluation data stay as they are.
+
+    pip install "blip2ft[filters]". It is told on the console, and text by text in the run's
+    filtered.jsonl. Such filters miss much, names of people above all, and have false alarms.
+
+    Args:
+        harmful: "drop" captions, questions and answers with a harmful word.
+        personal: "mask" email addresses, phone, card and account numbers and @names, each by words
+            such as "phone number", or "drop" texts that have them.
+        languages: Whose harmful words: english, german, ... Each finds words that are harmless in
+            another language.
+        allow_words: Harmful words that are left alone, such as cock where hens are.
+        countries: Codes of the countries whose phone numbers are found without a leading +.
+    """
+
+    harmful: Literal["keep", "drop"] = "keep"
+    personal: Literal["keep", "mask", "drop"] = "keep"
+    languages: list[str] = field(default_factory=lambda: ["english"])
+    allow_words: list[str] = field(default_factory=list)
+    countries: list[str] = field(default_factory=lambda: ["US"])
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """The three splits and how training images are varied.
 
@@ -102,6 +126,7 @@ class DataConfig:
             out and named in the run's broken.jsonl. Evaluation images have to be good. Of a
             stream, max_broken says it.
         max_bad_images: With "skip", the share of samples above which the run stops.
+        filters: Harmful words and personal data in what is learned from.
         workers: Processes that load images, per training process.
     """
 
@@ -114,6 +139,7 @@ class DataConfig:
     max_target_tokens: int = 64
     on_bad_image: Literal["stop", "skip"] = "stop"
     max_bad_images: float = 0.01
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
     workers: int = 4
 
 
@@ -171,6 +197,7 @@ class VqaDataConfig:
         on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left
             out and named in the run's broken.jsonl. Evaluation images have to be good.
         max_bad_images: With "skip", the share of samples above which the run stops.
+        filters: Harmful words and personal data in what is learned from.
         workers: Processes that load images, per training process.
     """
 
@@ -183,4 +210,5 @@ class VqaDataConfig:
     max_target_tokens: int = 16
     on_bad_image: Literal["stop", "skip"] = "stop"
     max_bad_images: float = 0.01
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
     workers: int = 4

@@ -6,6 +6,7 @@ environment.json     versions, git commit, hardware, command
 stream.json          the shards that a run on a stream learns from
 log.jsonl            loss, rate and speed while training
 metrics.jsonl        each evaluation's scores
+filtered.jsonl       texts that data.filters left out or masked
 broken.jsonl         samples of a stream that couldn't be read
 nonfinite.jsonl      steps that were left out, with the part and the samples concerned
 predictions/         each evaluation's answers

@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from blip2ft.filters.rules import is_idle
 from blip2ft.whole import write_text
 
 BASE = "base.json"  # in a run's folder
+FILTERS = "data.filters"
 # What decides which weights there are, what they learn and from which samples. Folders may move.
 FIXED = (
     "model.image_size",
@@ -24,6 +26,7 @@ FIXED = (
     "prompt",
     "prefix_lm",
     "question_in_qformer",
+    FILTERS,
     "train.batch_size",
     "seed",
 )
@@ -81,7 +84,8 @@ def keep_base(run: Path, base: Any) -> None:
 def _value(settings: Any, key: str) -> Any:
     for name in key.split("."):
         settings = settings.get(name) if isinstance(settings, Mapping) else None
-    return settings
+    # as in the config.yaml of a run from before there were filters
+    return None if key == FILTERS and settings and is_idle(settings) else settings
 
 
 def _shown(value: Any) -> str:

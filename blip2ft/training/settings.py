@@ -6,6 +6,7 @@ from typing import Any
 
 from blip2ft.config.model import LoraConfig
 from blip2ft.counted import counted
+from blip2ft.filters.rules import is_idle, wrong_filters
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -83,6 +84,15 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if lr is not None and min_lr is not None and min_lr > lr > 0:
         wrong.append(f"optimizer.min_lr is {min_lr}: allowed is 0 up to optimizer.lr, {lr}")
     wrong += _wrong_kinds(settings.get("quantize", {}))
+    data = settings.get("data", {})
+    if data.get("filters") and not is_idle(data["filters"]):
+        wrong += [f"data.{line}" for line in wrong_filters(data["filters"])]
+        if data.get("stream") is not None:
+            wrong.append(
+                "data.filters is for data.train, and data.stream is given: filter a stream once, "
+                "as its shards are written, with blip2ft shard SOURCE --out FOLDER --harmful drop "
+                "--personal mask"
+            )
     if wrong:
         raise ValueError("\n".join(wrong))
 

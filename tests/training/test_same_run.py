@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from blip2ft.config import CaptionConfig
-from blip2ft.config.data import DataConfig, SourceConfig
+from blip2ft.config.data import DataConfig, FiltersConfig, SourceConfig
 from blip2ft.config.model import LoraConfig, ModelConfig, PartsConfig
 from blip2ft.config.training import OptimizerConfig, TrainConfig
 from blip2ft.models.identity import Base
@@ -51,6 +51,22 @@ def test_what_makes_another_run_is_refused(run, changed, said):
     with pytest.raises(ValueError, match=said) as error:
         check_same_settings(run, settings(**(SAME | changed)))
     assert "go on with those of before (its config.yaml has them)" in str(error.value)
+
+
+def test_other_filters_make_another_run(run):
+    splits = {"train": SourceConfig("a.csv"), "validation": SourceConfig("b.csv")}
+    data = DataConfig(**splits, filters=FiltersConfig(harmful="drop"))
+    with pytest.raises(ValueError, match=r"data\.filters was null and is .*harmful: drop"):
+        check_same_settings(run, settings(**SAME, data=data))
+    idle = DataConfig(**splits, filters=FiltersConfig(languages=["german"]))
+    check_same_settings(run, settings(**SAME, data=idle))
+
+
+def test_a_run_from_before_there_were_filters_goes_on(run):
+    begun = yaml.safe_load((run / "config.yaml").read_text())
+    del begun["data"]["filters"]
+    (run / "config.yaml").write_text(yaml.safe_dump(begun))
+    check_same_settings(run, settings(**SAME))
 
 
 def test_adapters_that_nothing_has_may_be_set_otherwise(tmp_path):

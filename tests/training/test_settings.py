@@ -127,6 +127,21 @@ def test_both_parts_may_be_held_in_the_same_fewer_bits():
     check_settings({"quantize": {"language": "int8", "vision": "int8"}})
 
 
+def test_filters_that_cannot_be_are_told():
+    told = r"^data\.filters\.languages has 'germn'.*\ndata\.filters\.countries has 'UK'"
+    filters = {"harmful": "drop", "languages": ["germn"], "countries": ["UK"]}
+    with pytest.raises(ValueError, match=told):
+        check_settings({"data": {"filters": filters}})
+    check_settings({"data": {"filters": filters | {"harmful": "keep"}}})
+
+
+def test_a_stream_is_filtered_as_its_shards_are_written():
+    data = {"filters": {"personal": "mask"}, "stream": {"sources": []}}
+    with pytest.raises(ValueError, match=r"^data\.filters is for data\.train.* blip2ft shard"):
+        check_settings({"data": data})
+    check_settings({"data": data | {"filters": {}}})
+
+
 def test_settings_of_a_lora_that_no_part_has_are_told():
     settings = asdict(CONFIGS[0])
     assert lora_warning(settings) is None
