@@ -74,7 +74,7 @@ def compute_shares(
 
 def stop_together(wanted: Sequence[Wanted], accelerator: Accelerator, signals: Signals) -> None:
     """Raise Stopped on every process where any got a signal."""
-    numbers = [n for n in of_all(accelerator, signals.received and signals.number) if n]
+    numbers = [n for n in of_all(accelerator, signals.received) if n]
     if not numbers:
         return
     count = sum(len(each.records) for each in wanted)

@@ -33,7 +33,7 @@ class Signals:
         self, notice: str = "stopping after this step; Ctrl-C once more quits without saving"
     ) -> None:
         self.notice = notice
-        self.received, self.number = 0, signal.SIGINT
+        self.received = 0
         self.first = 0.0
         self.now = False
 
@@ -67,7 +67,7 @@ class Signals:
             if number == signal.SIGINT and now - self.first > ONE_SIGNAL_SECONDS:
                 raise KeyboardInterrupt
             return
-        self.received, self.number, self.first = number, signal.Signals(number), now
+        self.received, self.first = number, now
         logger.warning("stopping" if self.now else self.notice)
         if self.now:
             raise StopNow
