@@ -59,9 +59,10 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import load_weights
     from blip2ft.training.eva import start_from_inputs
-    from blip2ft.training.feed import make_feed, open_training, size_of
+    from blip2ft.training.feed import broken_share, make_feed, open_training, size_of
     from blip2ft.training.filtered import filter_training, keep_filtered
-    from blip2ft.training.loop import check_metric, milestones_of, train
+    from blip2ft.training.loop import train
+    from blip2ft.training.milestones import check_metric, milestones_of
     from blip2ft.training.optimizer import optimizer_and_schedule
     from blip2ft.training.preflight import check_training
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
@@ -89,9 +90,10 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     set_seed(config.seed)
 
     data = asdict(config.data)
+    share = broken_share(data)
     train_source: Sequence[Record] | Stream = []
     if not config.evaluate_only:
-        train_source = open_training(data["train"], data["stream"])
+        train_source = open_training(data["train"], data["stream"], skip=share is not None)
         filtered = filter_training(
             train_source, data["filters"], accelerator, run=config.output, workers=workers
         )
@@ -178,7 +180,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         return
 
     # Pairs, their order, and how the processes share a step.
-    samples = image_text_pairs(train_source, augment, config.seed)
+    samples = image_text_pairs(train_source, augment, config.seed, skip=share is not None)
     feed = make_feed(
         train_source,
         samples,
@@ -188,7 +190,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         micro_batch_size=config.train.micro_batch_size,
         workers=workers,
         seed=config.seed,
-        max_broken=config.data.stream.max_broken if config.data.stream else 0.0,
+        max_broken=share,
     )
     steps = feed.steps(config.train.epochs, config.train.max_steps)
     say(f"{size_of(train_source, samples)}; {feed.told(steps)}")

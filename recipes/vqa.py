@@ -57,9 +57,10 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import load_weights
     from blip2ft.training.eva import start_from_inputs
-    from blip2ft.training.feed import make_feed
+    from blip2ft.training.feed import broken_share, make_feed
     from blip2ft.training.filtered import filter_training, keep_filtered
-    from blip2ft.training.loop import check_metric, milestones_of, train
+    from blip2ft.training.loop import train
+    from blip2ft.training.milestones import check_metric, milestones_of
     from blip2ft.training.optimizer import optimizer_and_schedule
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
@@ -89,10 +90,11 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
+    share = broken_share(asdict(config.data))
     train_questions: list[Question] = []
     if not config.evaluate_only:
         for mixed in config.data.train:
-            train_questions += read_questions(**asdict(mixed))
+            train_questions += read_questions(**asdict(mixed), check_images=share is None)
         filtered = filter_training(
             train_questions,
             asdict(config.data.filters),
@@ -197,7 +199,12 @@ def main(config: VqaConfig, config_yaml: str) -> None:
 
     # Samples, their order, and how the processes share a step.
     samples = answer_samples(
-        train_questions, augment, config.prompt, config.seed, answers=config.data.answers
+        train_questions,
+        augment,
+        config.prompt,
+        config.seed,
+        answers=config.data.answers,
+        skip=share is not None,
     )
     feed = make_feed(
         train_questions,
@@ -208,6 +215,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         micro_batch_size=config.train.micro_batch_size,
         workers=workers,
         seed=config.seed,
+        max_broken=share,
         length=samples.length,
     )
     steps = feed.steps(config.train.epochs, config.train.max_steps)

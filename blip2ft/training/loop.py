@@ -3,10 +3,8 @@
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +13,22 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blip2ft.errors import Interrupted, plain_message
+from blip2ft.errors import plain_message
 from blip2ft.models.parts import set_train_mode
 from blip2ft.training.background import Writer
-from blip2ft.training.checkpoint import (
-    load_checkpoint,
-    random_state,
-    save_checkpoint,
-    set_random_state,
-)
+from blip2ft.training.keeping import Keeper
 from blip2ft.training.log import Log
+from blip2ft.training.milestones import Milestones
 from blip2ft.training.nonfinite import explain_step
 from blip2ft.training.optimizer import base_rate
-from blip2ft.training.run import drop_lines_after, note_stop
+from blip2ft.training.run import drop_lines_after
 from blip2ft.training.sharded import whole_tensor
-from blip2ft.training.signals import Signals, StopNow
-from blip2ft.training.stored import best_whole, checkpoint_of, remove_old, rewrite_state
+from blip2ft.training.signals import Signals
 from blip2ft.training.watch import Watch
 
 Batch = dict[str, Any]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Milestones:
-    """When, in steps, to evaluate, to save and to log, what to keep, and how much to leave out."""
-
-    evaluate_every: int
-    checkpoint_every: int
-    log_every: int = 10
-    keep_checkpoints: int = 2
-    best_metric: str = "cider"
-    max_nonfinite: int = 0
-
-
-def milestones_of(settings: Mapping[str, Any], epoch: int) -> Milestones:
-    """As the `train` group of a run's settings says; without a word, each `epoch` of so many steps.
-
-    A checkpoint comes with each evaluation, unless it is said.
-    """
-    every = settings["evaluate_every"] or epoch
-    return Milestones(
-        evaluate_every=every,
-        checkpoint_every=settings["checkpoint_every"] or every,
-        log_every=settings["log_every"],
-        keep_checkpoints=settings["keep_checkpoints"],
-        best_metric=settings["best_metric"],
-        max_nonfinite=settings["max_nonfinite"],
-    )
-
-
-@dataclass
-class _Progress:
-    """What a checkpoint says of the run.
-
-    evaluated: the last step with its evaluation done, and score what that gave; nonfinite: steps
-    that were left out.
-    """
-
-    step: int = 0
-    evaluated: int = 0
-    best_step: int = 0
-    best: float | None = None
-    score: float | None = None
-    nonfinite: int = 0
 
 
 def train(
@@ -121,82 +70,27 @@ def train(
     and the samples that it comes from; ValueError, with the state of before saved, for one more of
     them than `milestones.max_nonfinite`.
     """
-    checkpoints, progress = run / "checkpoints", _Progress()
-    trained: dict[str, Any] = {
-        "accelerator": accelerator,
-        "model": model,
-        "optimizer": optimizer,
-        "schedule": schedule,
-    }
+    bare = accelerator.unwrap_model(model)
+    trained = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    signals, writer = Signals(), Writer()
+    keeper = Keeper(run, milestones, accelerator, trained, signals, writer)
     if resume_from is not None:
-        progress = _Progress(**load_checkpoint(resume_from, **trained))
-        kept = best_whole(checkpoints, progress.best_step, progress.best, accelerator)
-        progress.best_step, progress.best = kept
+        keeper.resume(resume_from)
+    progress = keeper.progress
     if accelerator.is_main_process:
         for name in ("log.jsonl", "metrics.jsonl"):
             drop_lines_after(run / name, progress.step)
 
-    def save() -> Path:
-        keep = (milestones.keep_checkpoints, progress.best_step)
-        return save_checkpoint(
-            checkpoints,
-            **trained,
-            state=asdict(progress),
-            writer=writer,
-            then=partial(remove_old, checkpoints, *keep),
-        )
+    def evaluation(step: int) -> Mapping[str, float]:
+        scores = evaluate(step)
+        set_train_mode(bare)
+        return scores
 
-    def save_and_wait() -> Path:
-        saved = save()
-        writer.settle(accelerator)
-        return saved
-
-    def stopped(number: int) -> Interrupted:
-        saved = checkpoint_of(checkpoints, progress.step)
-        if accelerator.is_main_process:
-            note_stop(run, saved, number)
-        return Interrupted(saved, number)
-
-    def stop_if_told() -> None:
-        """Stop all for a signal that one of them got, after a step that is saved or being saved."""
-        local = torch.tensor([signals.received], device=accelerator.device)
-        if number := int(accelerator.gather(local).max()):
-            writer.settle(accelerator)
-            raise stopped(number)
-
-    def reach_milestone() -> None:
-        step = progress.step
-        due = step % milestones.evaluate_every == 0 or step == steps
-        due = due and step > progress.evaluated
-        if due or step % milestones.checkpoint_every == 0:
-            save()
-        if due:
-            stop_if_told()
-            state = random_state()
-            try:
-                with signals.at_once():
-                    scores = evaluate(step)
-            except (Exception, StopNow) as error:
-                if signals.received:  # to the whole group: it ended the evaluation's workers too
-                    writer.check()
-                    raise stopped(signals.received) from error
-                raise
-            set_random_state(state)
-            set_train_mode(bare)
-            check_metric(milestones.best_metric, scores)
-            progress.score, progress.evaluated = scores[milestones.best_metric], step
-            if progress.best is None or progress.score > progress.best:
-                progress.best, progress.best_step = progress.score, step
-            writer.wait()
-            if accelerator.is_main_process and not writer.failed:
-                rewrite_state(checkpoint_of(checkpoints, step), asdict(progress))
-                remove_old(checkpoints, milestones.keep_checkpoints, progress.best_step)
-
-    def leave_out(step: int, batches: Sequence[Batch], mean_loss: float) -> None:
+    def leave_out(batches: Sequence[Batch], mean_loss: float) -> None:
         told = explain_step(
             accelerator=accelerator,
             run=run,
-            step=step,
+            step=progress.step + 1,
             model=bare,
             batches=[_to_device(batch, accelerator.device) for batch in batches],
             loss=loss,
@@ -205,26 +99,21 @@ def train(
         )
         optimizer.zero_grad()  # of shards, which a forward alone leaves gathered, not the model's
         if progress.nonfinite >= milestones.max_nonfinite:
-            raise ValueError(_too_many(told, progress.nonfinite, save_and_wait()))
+            raise ValueError(_too_many(told, progress.nonfinite, keeper.save_and_wait()))
         progress.nonfinite += 1
         if accelerator.is_main_process:
             logger.warning("%s. The step is left out", told)
 
-    bare = accelerator.unwrap_model(model)
     watch = Watch(bare, accelerator)
-    bar = tqdm(
-        total=steps,
-        initial=progress.step,
-        desc="train",
-        disable=not accelerator.is_main_process,
-    )
+    main = accelerator.is_main_process
+    bar = tqdm(total=steps, initial=progress.step, desc="train", disable=not main)
     log = Log(run / "log.jsonl", milestones.log_every, accelerator, bar)
     # workers start here: torch sets its handler of their end before `Signals` takes it away
     micro_batches = _without_end(batches(progress.step, steps))
     set_train_mode(bare)
-    with bar, Signals() as signals, Writer() as writer:
+    with bar, signals, writer:
         if progress.step:
-            reach_milestone()  # an evaluation that failed
+            keeper.reach(steps, evaluation)  # an evaluation that failed
         while progress.step < steps:
             log.begin()
             broken, step_batches = None, []
@@ -241,55 +130,39 @@ def train(
             if unsaved:
                 writer.settle(accelerator)
             if number or broke:
-                saved = save_and_wait()
+                saved = keeper.save_and_wait()
                 if broken is not None:
                     raise ValueError(_mend_and_go_on(broken, saved)) from broken
                 if broke:
                     raise ValueError(
                         f"another process can't go on, and says why; the state is saved in {saved}"
                     )
-                raise stopped(int(number))
+                raise keeper.stopped(int(number))
 
             samples = sum(map(_rows, step_batches)) * accelerator.num_processes
             if prepare is not None:
                 on_device = [_to_device(batch, accelerator.device) for batch in step_batches]
                 step_batches = prepare(model, on_device)
             mean_loss = _backward(accelerator, model, step_batches, loss, total)
-            step = progress.step + 1
-            norm = math.nan
+            norm, rate = math.nan, base_rate(optimizer)
             if math.isfinite(mean_loss):
                 norm = _clip(accelerator, model, max_grad_norm)
-            rate = base_rate(optimizer)
             # fp16's scaler leaves a step with such a gradient out by itself
             if math.isfinite(norm) or (accelerator.scaler is not None and math.isfinite(mean_loss)):
                 watch.gradients()
                 optimizer.step()
                 optimizer.zero_grad()
-                watch.step(step, mean_loss)
+                watch.step(progress.step + 1, mean_loss)
             else:
-                leave_out(step, step_batches, mean_loss)
+                leave_out(step_batches, mean_loss)
             with warnings.catch_warnings():
                 # of a step that was left out, the optimizer knows nothing
                 warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step")
                 schedule.step()
-            progress.step = step
-            log.step(step, mean_loss, rate, norm, samples)
-            reach_milestone()
-        writer.settle(accelerator)
-        stop_if_told()
-    best, _ = best_whole(checkpoints, progress.best_step, progress.best, accelerator)
-    if progress.best_step and not best:
-        raise ValueError(f"no checkpoint in {checkpoints} is whole, so the run has no result")
-    return best
-
-
-def check_metric(best_metric: str, names: Iterable[str]) -> None:
-    """Raise ValueError where the evaluation's scores have no such name to choose the best by."""
-    if best_metric not in names:
-        raise ValueError(
-            f"train.best_metric is {best_metric!r}, which the evaluation doesn't give; allowed are "
-            f"{', '.join(names)}"
-        )
+            progress.step += 1
+            log.step(progress.step, mean_loss, rate, norm, samples)
+            keeper.reach(steps, evaluation)
+        return keeper.end()
 
 
 def _shared(rows: Tensor) -> tuple[float, float, float, float]:

@@ -33,7 +33,8 @@ from blip2ft.tasks.ranking import rank
 from blip2ft.tasks.retrieval import cache_itc, count_pairs, retrieval_loss
 from blip2ft.tasks.vqa import answer, answer_samples
 from blip2ft.training.checkpoint import load_weights, save_checkpoint
-from blip2ft.training.loop import Milestones, train
+from blip2ft.training.loop import train
+from blip2ft.training.milestones import Milestones
 from blip2ft.training.optimizer import make_optimizer, make_schedule
 from blip2ft.training.processes import frozen_dtype, start_processes
 from blip2ft.training.sharded import gathered, prepare, shard

@@ -23,7 +23,8 @@ from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import set_trainable
 from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels
 from blip2ft.training.checkpoint import save_checkpoint
-from blip2ft.training.loop import Milestones, train
+from blip2ft.training.loop import train
+from blip2ft.training.milestones import Milestones
 from blip2ft.training.optimizer import make_optimizer, make_schedule
 from blip2ft.training.run import append_line
 from blip2ft.training.stored import list_checkpoints

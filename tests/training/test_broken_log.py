@@ -19,7 +19,8 @@ import blip2ft.training.loop
 from blip2ft.data.broken import Broken
 from blip2ft.errors import Interrupted
 from blip2ft.training.broken import BrokenLog, allowed
-from blip2ft.training.loop import Milestones, train
+from blip2ft.training.loop import train
+from blip2ft.training.milestones import Milestones
 from blip2ft.training.run import read_lines
 
 

@@ -18,13 +18,15 @@ from small_run import small_run
 from torch import nn
 
 import blip2ft.training.checkpoint as checkpoint
+import blip2ft.training.keeping
 import blip2ft.training.log
 import blip2ft.training.loop
 import blip2ft.training.stored as stored
 from blip2ft.errors import Interrupted
 from blip2ft.tasks.caption import caption_loss
 from blip2ft.training import signals
-from blip2ft.training.loop import Milestones, train
+from blip2ft.training.loop import train
+from blip2ft.training.milestones import Milestones
 from blip2ft.training.run import read_lines
 from blip2ft.training.stored import checkpoint_of, damage_of, list_checkpoints, read_state
 
@@ -128,7 +130,7 @@ def test_a_signal_at_the_end_of_the_last_evaluation_isnt_lost(
         stored.rewrite_state(path, state)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(blip2ft.training.loop, "rewrite_state", rewrite)
+    monkeypatch.setattr(blip2ft.training.keeping, "rewrite_state", rewrite)
     with pytest.raises(Interrupted) as stop:
         small_run(opt_folder, photo_folder, tmp_path, steps=1)
     assert read_state(stop.value.checkpoint)["evaluated"] == 1
