@@ -3,6 +3,7 @@
 OUT/shard-000000.tar ...   000000123.jpg and 000000123.json {"image_id", "caption" or "captions"}
 OUT/index.json             samples and size of each shard, and how they were made
 OUT/broken.jsonl           {"origin", "reason"} of each image that was left out, if any was
+OUT/filtered.jsonl         a line for each caption that filters dropped or masked
 
 The same records and settings give the same bytes, so what a kill left is gone on with.
 """
@@ -11,8 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,30 @@ from blip2ft.data.shard_index import INDEX, Counted, read_index, write_index
 from blip2ft.data.shard_writer import Written, write_shard
 from blip2ft.data.shards import list_files, scan_tars
 from blip2ft.data.tar import find_samples
-from blip2ft.training.run import append_line, read_lines
+from blip2ft.filters.rules import rules_of
+from blip2ft.filters.samples import filter_samples
+from blip2ft.training.run import append_line, read_lines, write_lines
 from blip2ft.whole import LOCK, PARTIAL, alone, remove_partial, write_text
 
 PLAN = ".plan.json"  # how a folder that isn't finished is made
 DONE = ".done.jsonl"  # a line for each shard in it
 BROKEN = "broken.jsonl"
+FILTERED = "filtered.jsonl"
 COUNTED = ".counted.jsonl"  # tars elsewhere of which the index is to be written
 FEW = 3  # of them need no bar
 
 
 @dataclass(frozen=True)
 class Sharded:
-    """What is in a folder of shards now; broken: origin and reason of what was left out."""
+    """What is in a folder of shards now.
+
+    broken: origin and reason of what was left out; filtered: what the filters did, in a line.
+    """
 
     shards: int
     samples: int
     broken: list[dict[str, str]]
+    filtered: str | None = None
 
 
 def write_shards(
@@ -57,6 +65,7 @@ def write_shards(
     shuffle: int | None = None,
     workers: int = 0,
     progress: bool = False,
+    filters: Mapping[str, Any] | None = None,
     **reading: Any,
 ) -> Sharded:
     """Write what `read_records(source, **reading)` gives as shards into the folder `out`.
@@ -72,22 +81,29 @@ def write_shards(
         shuffle: Seed of a new order of all records; None keeps theirs.
         workers: Processes that write, a shard each.
         progress: Show a bar.
+        filters: What to drop or mask among the captions, fields of `Rules` by name; other columns
+            are written as they are.
         reading: Arguments of `read_records`.
 
     Raises:
-        ValueError: What `read_records` raises; `out` holds something else, or was made with other
-            settings.
+        ValueError: What `read_records`, `rules_of` and `filter_samples` raise; `out` holds
+            something else, or was made with other settings.
     """
     out = Path(out)
     for name, number in (("size", size), ("image_size", image_size)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: it must be at least 1")
     check_folder(out)
-    records = read_records(source, **reading)
+    rules = rules_of(filters or {})
+    records, filtered = read_records(source, **reading), None
+    if rules is not None:
+        filtered = filter_samples(records, rules, workers=workers, progress=progress)
+        records = filtered.kept
     order = np.arange(len(records))
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(len(records))
     plan = {"size": size, "image_size": image_size, "shuffle": shuffle, **reading}
+    plan["filters"] = None if rules is None else json.loads(json.dumps(asdict(rules)))
     plan = {k: str(v) if isinstance(v, Path) else v for k, v in plan.items()}
     plan |= {"source": str(source), "records": len(records), "digest": digest(records)}
     out.mkdir(parents=True, exist_ok=True)
@@ -95,10 +111,13 @@ def write_shards(
         found = read_plan(out)
         if found is not None:
             check_plan(out, found, plan)
+        told = None if filtered is None else filtered.told
         if (out / INDEX).is_file():
-            return _finished(out)
+            return replace(_finished(out), filtered=told)
         write_text(out / PLAN, json.dumps(plan))
         remove_partial(out)
+        if filtered is not None:
+            write_lines(out / FILTERED, filtered.rows)
         done = _read_done(out)
         name = re.sub(r"[^\w-]", "_", reading.get("split") or "shard")
         todo = [n for n in range(-(-len(records) // size)) if n not in done]
@@ -108,7 +127,8 @@ def write_shards(
             done[written.number] = written
             with (out / DONE).open("a") as file:
                 file.write(json.dumps(written._asdict()) + "\n")
-        return _finish(out, [done[number] for number in sorted(done)], plan)
+        finished = _finish(out, [done[number] for number in sorted(done)], plan)
+        return replace(finished, filtered=told)
 
 
 def index_shards(source: str) -> tuple[Path, int, int]:

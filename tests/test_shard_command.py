@@ -131,6 +131,40 @@ def test_broken_images_are_left_out_and_listed(shard):
     assert (again, told.count("\n")) == (out, 5)
 
 
+def test_captions_are_filtered_as_they_are_written(shard):
+    captions = Path("photos/captions.csv")
+    bad = captions.read_text().replace("photo 3", "a fucking photo").replace("photo 4", "x@y.org")
+    captions.write_text(bad)
+    filters = ("--harmful", "drop", "--personal", "mask", "--size", "4")
+    told = (
+        "filters: 1 caption dropped for harmful words, 1 caption masked for personal data; "
+        "1 image left out; filtered.jsonl has each\n"
+    )
+    for _ in range(2):  # a finished folder is told of again
+        assert shard(captions, "--out", "out", *filters)[:2] == (
+            0,
+            f"out: 3 shards, 10 samples\n{told}",
+        )
+    rows = [json.loads(line) for line in Path("out/filtered.jsonl").read_text().splitlines()]
+    assert [(row["image_id"], row["done"]) for row in rows] == [
+        ("3.png", "dropped"),
+        ("4.jpg", "masked"),
+    ]
+    left = [caption for record in read_records("out") for caption in record.captions]
+    assert "email address" in left
+    assert "fucking" not in " ".join(left)
+    status, _, error = shard(captions, "--out", "out", "--size", "4")
+    assert status == 2
+    assert "out was made with filters {'harmful': 'drop'" in error
+
+
+def test_filters_that_cannot_be_are_refused_before_anything_is_read(shard):
+    words = ("nothing.csv", "--out", "out", "--harmful", "drop", "--languages", "germn")
+    status, _, error = shard(*words)
+    assert status == 2
+    assert "filters.languages has 'germn'. Did you mean 'german'?" in error
+
+
 def test_without_a_readable_image_nothing_is_written(shard):
     for path in Path("photos").glob("*.*g*"):
         path.write_bytes(b"")

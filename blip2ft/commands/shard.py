@@ -8,9 +8,11 @@ from typing import Any
 
 from blip2ft.commands.options import command, positive
 from blip2ft.counted import counted
+from blip2ft.filters.rules import HARMFUL, PERSONAL
 from blip2ft.quiet import quiet_libraries
 
 READING = ("format", "split", "image_root", "image_column", "caption_column", "id_column")
+FILTERS = ("harmful", "personal", "languages", "allow_words", "countries")
 ALLOW = "image paths that leave their folder (outside), addresses (remote)"
 LISTED = 20  # broken images named; all are in broken.jsonl
 
@@ -47,6 +49,34 @@ def add_shard(commands: Any) -> None:
     parser.add_argument("--id-column", help="column of the image's id")
     parser.add_argument("--allow", nargs="+", default=[], choices=("outside", "remote"), help=ALLOW)
     parser.add_argument("--revision", help="branch, tag or commit of a hub dataset")
+    filters = parser.add_argument_group(
+        "filters",
+        'Captions that are dropped or masked, each told in filtered.jsonl; pip install "blip2ft'
+        '[filters]". Other columns are written as they are. They miss much and have false alarms.',
+    )
+    filters.add_argument(
+        "--harmful", default="keep", choices=HARMFUL, help="captions with a harmful word (keep)"
+    )
+    filters.add_argument(
+        "--personal",
+        default="keep",
+        choices=PERSONAL,
+        help="email addresses, phone, card and account numbers, @names; masked by words such as "
+        '"phone number" (keep)',
+    )
+    filters.add_argument(
+        "--languages", nargs="+", default=["english"], help="whose harmful words (english)"
+    )
+    filters.add_argument(
+        "--allow-words", nargs="+", default=[], metavar="WORD", help="harmful words to leave alone"
+    )
+    filters.add_argument(
+        "--countries",
+        nargs="+",
+        default=["US"],
+        metavar="CODE",
+        help="whose phone numbers are found without a leading + (US)",
+    )
 
 
 def _shard(arguments: argparse.Namespace) -> int:
@@ -73,10 +103,13 @@ def _shard(arguments: argparse.Namespace) -> int:
         workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
         progress=True,
         revision=arguments.revision,
+        filters={name: getattr(arguments, name) for name in FILTERS},
         **{name: getattr(arguments, name) for name in (*READING, "allow")},
     )
     sizes = f"{counted(done.shards, 'shard')}, {counted(done.samples, 'sample')}"
     print(f"{arguments.out}: {sizes}")
+    if done.filtered:
+        print(done.filtered)
     if done.broken:
         for sample in done.broken[:LISTED]:
             print(f"{sample['origin']}: {sample['reason']}", file=sys.stderr)
