@@ -89,7 +89,7 @@ class Presence:
 
     def _serve(self, server: socket.socket, token: str) -> None:
         names: dict[object, str] = {}
-        with selectors.DefaultSelector() as selector:
+        with server, selectors.DefaultSelector() as selector:
             selector.register(server, selectors.EVENT_READ)
             while not self.over:
                 for key, _ in selector.select(timeout=1.0):

@@ -18,6 +18,7 @@ from accelerate.utils import (
 )
 from transformers import PreTrainedConfig
 
+from blip2ft.gather import is_distributed
 from blip2ft.training.presence import attend
 from blip2ft.training.sharded import ASKED, asked_sharding
 
@@ -81,7 +82,7 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
-    if accelerator.num_processes > 1:
+    if is_distributed():
         attend(accelerator.process_index, accelerator.num_processes, broadcast_object_list)
     kind = accelerator.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):
