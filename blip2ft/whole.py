@@ -38,24 +38,36 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A new folder whose files are then put on the disk, and that is renamed to `path`.
 
     After an error there is none. `path` may be an empty folder; folders above it are made.
+    replace: `path` may be any folder, which is removed then; after an error it is still there, and
+      after a kill one of the two is, or none.
     """
     partial = path.with_name(f"{PARTIAL}{path.name}")
+    former = path.with_name(f"{PARTIAL}former-{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
         for written in (*partial.rglob("*"), partial):
             _flush(written)
-        if path.exists():
+        if path.exists() and replace:
+            shutil.rmtree(former, ignore_errors=True)
+            path.rename(former)
+        elif path.exists():
             path.rmdir()
-        partial.rename(path)
+        try:
+            partial.rename(path)
+        except OSError:
+            if former.exists():
+                former.rename(path)
+            raise
         _flush(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def check_free(out: Path) -> None:

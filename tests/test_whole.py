@@ -81,6 +81,43 @@ def test_after_an_error_there_is_no_folder(tmp_path, empty):
     assert [p.name for p in tmp_path.rglob("*")] == ["a", "b.txt"]
 
 
+def test_a_folder_takes_the_place_of_another_where_that_is_asked(tmp_path):
+    out = tmp_path / "out"
+    for text in ("one", "two"):
+        with whole_folder(out, replace=True) as partial:
+            (partial / text).write_text(text)
+        assert [path.name for path in out.iterdir()] == [text]
+        assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(OSError, match="not empty"), whole_folder(out):
+        pass
+    assert [path.name for path in out.iterdir()] == ["two"]
+
+
+@pytest.mark.parametrize("failing", ["writing", "renaming"])
+def test_after_an_error_the_folder_that_was_to_be_replaced_is_there(tmp_path, monkeypatch, failing):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    rename = Path.rename
+
+    def fail_once(path, target):
+        if path.name == ".partial-out" and failing == "renaming":
+            raise OSError("no")
+        return rename(path, target)
+
+    def replace() -> None:
+        with whole_folder(out, replace=True) as partial:
+            (partial / "new").write_text("")
+            if failing == "writing":
+                raise OSError("no")
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OSError, match="no"):
+        replace()
+    assert (out / "mine").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_what_a_kill_left_is_removed(tmp_path):
     (tmp_path / ".partial-1-a.tar").write_bytes(b"half")
     (tmp_path / "a.tar").write_bytes(b"whole")

@@ -36,6 +36,7 @@ from blip2ft.models.lora_init import (
     whole_factors,
 )
 from blip2ft.models.parts import part_of
+from blip2ft.whole import check_free, whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +156,19 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 def save_trained(
     model: nn.Module, folder: Path, lora: LoraConfig | None, description: Mapping[str, Any]
 ) -> None:
-    """Write what was trained to `folder` (see the module's docstring)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write what was trained to `folder` (see the module's docstring), whole or not at all.
+
+    Raises ValueError where the folder has something else in it than an adapter.
+    """
+    if not (folder / DESCRIPTION_FILE).is_file():
+        check_free(folder)
+    with whole_folder(folder, replace=True) as partial:
+        _write_trained(model, partial, lora, description)
+
+
+def _write_trained(
+    model: nn.Module, folder: Path, lora: LoraConfig | None, description: Mapping[str, Any]
+) -> None:
     full = {n: t.cpu().contiguous() for n, t in trainable_state(model).items() if ".lora_" not in n}
     if full:
         save_file(full, folder / FULL_FILE, {"format": "pt"})

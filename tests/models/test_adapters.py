@@ -147,6 +147,20 @@ def test_a_loaded_adapter_gives_the_same_answers(model_folder, tmp_path, parts, 
     assert torch.equal(logits(again.eval(), batch), expected)
 
 
+def test_an_adapter_takes_the_place_of_one_before_and_of_nothing_else(opt_folder, tmp_path):
+    model, lora = trained(opt_folder, {"language": "lora"})
+    for _ in range(2):
+        save_trained(model, tmp_path / "adapter", lora, describe(opt_folder))
+        (tmp_path / "adapter" / ".tmpX").write_text("left by a kill")
+    save_trained(model, tmp_path / "adapter", lora, describe(opt_folder))
+    assert not (tmp_path / "adapter" / ".tmpX").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"mine is in use and is not overwritten"):
+        save_trained(model, tmp_path / "mine", lora, describe(opt_folder))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
 def test_fully_trained_parts_alone_come_back(model_folder, tmp_path):
     batch = batch_for(model_folder)
     model, lora = trained(model_folder, {"qformer": "full", "projection": "full"})
