@@ -22,6 +22,7 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
@@ -109,9 +110,12 @@ def shard(model: nn.Module, accelerator: Accelerator) -> None:
             parameter.register_post_accumulate_grad_hook(_average)
     # of outputs that nothing here changes in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+    # untold, it would be the GPUs', also of processes that are to leave them alone
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for layer in layers_of(model):
-        fully_shard(layer, reshard_after_forward=asked.reshard, ignored_params=whole)
-    fully_shard(model, ignored_params=whole)
+        again = asked.reshard
+        fully_shard(layer, mesh=mesh, reshard_after_forward=again, ignored_params=whole)
+    fully_shard(model, mesh=mesh, ignored_params=whole)
     # The first to run a forward becomes the root, and generation runs the layers alone.
     root: Any = model
     root.begin_shards = lambda: None
