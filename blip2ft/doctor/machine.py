@@ -20,6 +20,10 @@ EXTRAS = {
     "quantize": (("bitsandbytes",), "models in 4 or 8 bits, 8-bit AdamW"),
     "search": (("faiss",), "search in more than a million photos"),
     "languages": (("py3langid",), "languages in blip2ft check"),
+    "filters": (
+        ("glin_profanity", "phonenumbers", "email_validator", "stdnum"),
+        "harmful words and personal data left out of training texts",
+    ),
 }
 ATTENTION = {"flash_attn": "flash_attention_2"}
 

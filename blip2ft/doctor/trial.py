@@ -1,7 +1,7 @@
 """Everything that a run does before its first step, without starting it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ from blip2ft.tasks.retrieval import image_text_pairs, retrieval_loss
 from blip2ft.tasks.vqa import answer_samples, check_questions
 from blip2ft.training.adamw import check_kind
 from blip2ft.training.feed import Feed, broken_share, make_feed, open_training
+from blip2ft.training.filtered import filter_training
 from blip2ft.training.preflight import check_training, preflight
 from blip2ft.training.processes import frozen_dtype, start_processes
 from blip2ft.training.settings import lora_warning, warmup_warning
@@ -60,6 +61,12 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
 
     splits = _read(task, settings)
     noun = "question" if task == "vqa" else "image"
+    filtered = filter_training(
+        splits.train, settings["data"]["filters"], accelerator, run=settings["output"]
+    )
+    if filtered is not None:
+        splits = replace(splits, train=filtered.kept)
+        say(filtered.told)
     for split in ("train", "validation", "test"):
         found = getattr(splits, split)
         if found is not None:

@@ -14,6 +14,7 @@ from blip2ft.data.records import read_records
 from blip2ft.data.remote import is_remote
 from blip2ft.data.stream import open_stream
 from blip2ft.features.key import image_digest
+from blip2ft.filters.rules import is_idle
 from blip2ft.tasks.caption import caption_pairs
 from blip2ft.tasks.retrieval import image_text_pairs
 from blip2ft.tasks.vqa import answer_samples
@@ -25,6 +26,7 @@ def count_samples(task: str, settings: Mapping[str, Any]) -> tuple[int | None, s
     Only data that lies here is read.
     """
     data = settings["data"]
+    how = "counted" if is_idle(data.get("filters", {})) else "counted before data.filters"
     transform: Any = None
     try:
         if task == "vqa":
@@ -35,7 +37,7 @@ def count_samples(task: str, settings: Mapping[str, Any]) -> tuple[int | None, s
             samples: Any = answer_samples(
                 questions, transform, settings["prompt"], 0, answers=data["answers"]
             )
-            return len(samples), "counted"
+            return len(samples), how
         train, stream = data["train"], data["stream"]
         if (train is None) == (stream is None):
             raise ValueError("training takes data.train or data.stream, exactly one of them")
@@ -47,8 +49,8 @@ def count_samples(task: str, settings: Mapping[str, Any]) -> tuple[int | None, s
         else:
             source = open_stream(**{key: stream[key] for key in stream if key != "max_broken"})
         if task == "retrieval":
-            return len(image_text_pairs(source, transform, 0)), "counted"
-        return len(caption_pairs(source, transform, settings["prompt"], 0)), "counted"
+            return len(image_text_pairs(source, transform, 0)), how
+        return len(caption_pairs(source, transform, settings["prompt"], 0)), how
     except OSError as error:
         return None, str(error)
 

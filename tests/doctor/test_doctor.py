@@ -99,6 +99,16 @@ def test_a_run_that_would_not_start_is_told_as_the_recipe_tells_it(
     assert said in err
 
 
+def test_what_filters_leave_is_told_and_nothing_is_written(
+    config, opt_folder, tmp_path, blip2ft_main
+):
+    filters = ("--data.filters.harmful", "drop")
+    status, out, err = blip2ft_main("doctor", "--config", config(opt_folder), *filters)
+    assert status == 0, err
+    assert "filters: nothing found in 8 images\n" in out
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_part_that_nothing_reaches_is_found(config, opt_folder, tmp_path, blip2ft_main):
     dead = shutil.copytree(opt_folder, tmp_path / "dead")
     state = load_file(dead / "model.safetensors")
