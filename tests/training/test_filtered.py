@@ -1,5 +1,9 @@
 """The filters of a run: all processes leave out the same, and a run that goes on does too."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,40 @@ def test_a_run_that_goes_on_must_lose_the_same_texts(tmp_path, accelerator):
     said = r"filtered\.jsonl has other texts .* the data or the filters' libraries have changed"
     with pytest.raises(ValueError, match=said):
         filter_training(RECORDS[:2], BOTH, accelerator, run=tmp_path)
+
+
+ALONE = """
+import json, sys
+from accelerate import Accelerator
+import blip2ft.training.filtered as filtered
+from test_filtered import BOTH, RECORDS
+
+accelerator = Accelerator(cpu=True)
+if not accelerator.is_main_process:
+    filtered.judge_all = None  # who calls it fails
+found = filtered.filter_training(RECORDS, BOTH, accelerator, run=sys.argv[1])
+filtered.keep_filtered(filtered.Path(sys.argv[1]), found, accelerator)
+with open(f"{sys.argv[1]}/{accelerator.process_index}.json", "w") as file:
+    json.dump([[r.captions for r in found.kept], found.rows], file)
+accelerator.end_training()
+"""
+
+
+def test_one_process_looks_and_all_leave_out_the_same(tmp_path):
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    subprocess.run(
+        [*command, "--nproc_per_node", "2", script, tmp_path],
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+    )
+    first, second = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
+    assert first == second
+    assert first[0] == [["a dog"], ["call phone number"]]
+    assert read_lines(tmp_path / FILE) == first[1]
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path, accelerator):
