@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 GRACE = 30.0  # seconds to end by oneself, as launchers give; a background save may still be written
 TOGETHER = 2.0  # seconds within which processes that fail by the same error all have
-CONNECTING = 20.0  # seconds
+CONNECTING, SAYING = 20.0, 5.0  # seconds, until the first is reached, and until who calls is known
 BYE, FAILED, KILLED = "bye", "failed", "killed"
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Presence:
         self.lost = threading.Event()
         self.over = False
         self.message, self.telling = "", threading.Lock()
+        self.news = ""  # what the first passes on
         self.connections: dict[int, socket.socket] = {}  # by the process at the other end
         os.register_at_fork(after_in_child=self._close)  # loaders would hold them open
 
@@ -52,9 +53,10 @@ class Presence:
         if self.over or self.lost.is_set():
             return
         self.message = _told(how, who, self.world) if self._speaks(int(who.split()[0])) else ""
-        self.lost.set()
         if self.rank == 0:
-            self._send(f"{how} {who}")
+            self.news = f"{how} {who}"
+            self._send(self.news)
+        self.lost.set()  # from here on this process may end, and say so
         if how == KILLED:
             self.tell()
         else:
@@ -100,6 +102,8 @@ class Presence:
                             names[connection] = name
                             self.connections[int(name.split()[0])] = connection
                             selector.register(connection, selectors.EVENT_READ)
+                            if self.news:  # who comes late is told too
+                                connection.sendall(f"{self.news}\n".encode())
                     else:
                         selector.unregister(key.fileobj)
                         how = _receive(key.fileobj).decode(errors="replace").strip()  # type: ignore[arg-type]
@@ -188,7 +192,7 @@ def _name(rank: int) -> str:
 def _admit(server: socket.socket, token: str) -> tuple[socket.socket, str] | None:
     """A connection of our run and who is there; None for anything else that calls."""
     connection, _ = server.accept()
-    connection.settimeout(CONNECTING)
+    connection.settimeout(SAYING)
     said, _, name = _receive(connection).decode(errors="replace").strip().partition(" ")
     if said != token:
         connection.close()

@@ -109,6 +109,21 @@ def test_who_heeds_nobody_is_ended_when_the_grace_is_over(start):
     assert time.monotonic() - began < 10
 
 
+def test_who_comes_late_is_told_too(monkeypatch, capsys):
+    monkeypatch.setattr(presence, "_later", lambda *_: None)  # or it would end these tests
+    first, server = presence.Presence(0, 3), socket.create_server(("127.0.0.1", 0))
+    address = server.getsockname()
+    first.listen_to_all(server, "token")
+    with socket.create_connection(address) as early:
+        early.sendall(b"token 1 pid 7 on here\n")
+    assert first.lost.wait(10)
+    with socket.create_connection(address, timeout=10) as late:
+        late.sendall(b"token 2 pid 8 on here\n")
+        assert late.recv(100) == b"killed 1 pid 7 on here\n"
+    first.over = True
+    assert "process 1 of 3 (pid 7 on here) was killed" in capsys.readouterr().err
+
+
 def test_strangers_are_turned_away(start, tmp_path):
     processes = start(2)
     port, _ = (tmp_path / "address").read_text().split("\n")
