@@ -6,7 +6,6 @@ import io
 import os
 import re
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from blip2ft.data.images import FORMATS, ORIENTATION, UPRIGHT, open_image
 CHUNK = 1 << 20  # bytes of a file read at once
 FACE = (9, 8)  # pixels of the picture by which images are compared
 NEEDED = 64  # pixels of a side: JPEGs are decoded as small as that
+HEAD = 16  # bytes that a whole file has more than
 TAIL = 64  # bytes in which a whole file has its end mark
 NOISE = 2  # levels of 255 by which the pixels of one colour may differ
 PIXELS = 89_478_485  # Pillow's own limit, where a program switched it off
@@ -32,7 +32,7 @@ class Look:
     """What was seen of one image; sizes are those of the file, before it is turned upright.
 
     fault: a kind of error, with its `reason`, or "" for an image that can be used; digest: of the
-    file's bytes, "" where they can't be read; face: the image in 9 x 8 pixels, RGB, as base64.
+    file's bytes, "" where they can't be read; face: the image in 9 x 8 pixels, RGB, as base85.
     """
 
     fault: str = ""
@@ -125,7 +125,10 @@ def _look(file: BinaryIO, source: str | Path | bytes) -> Look:
             cut = "truncated" in str(error).lower()
         return Look("truncated" if cut else "unreadable", _reason(error, source), **seen)
     if seen.get("transparent") and "A" in seen["mode"]:
-        seen["transparent"] = _is_clear(file)
+        try:
+            seen["transparent"] = _is_clear(file)
+        except Exception as error:  # read anew, from a disk that fails say
+            return Look("unreadable", str(error), **seen)
     ranges: Any = small.getextrema()
     seen["blank"] = all(high - low <= NOISE for low, high in ranges)
     face = small.resize(FACE, Image.Resampling.BOX)
@@ -183,7 +186,7 @@ def is_cut_short(file: BinaryIO, size: int) -> bool | None:
     Damage inside is no cut.
     """
     file.seek(0)
-    head = file.read(16)
+    head = file.read(HEAD)
     file.seek(-min(TAIL, size), os.SEEK_END)
     tail = file.read()
     if head.startswith(b"\xff\xd8"):
@@ -191,12 +194,13 @@ def is_cut_short(file: BinaryIO, size: int) -> bool | None:
     if head.startswith(b"\x89PNG"):
         return b"IEND" not in tail
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return struct.unpack("<I", head[4:8])[0] + 8 > size
+        return int.from_bytes(head[4:8], "little") + 8 > size
     if head.startswith(b"GIF8"):
         return not tail.rstrip(b"\0").endswith(b"\x3b")
     if head.startswith(b"BM"):
-        return struct.unpack("<I", head[2:6])[0] > size
-    for mark, order in ((b"II*\0", "<I"), (b"MM\0*", ">I")):  # TIFF: where its directory begins
-        if head.startswith(mark) and struct.unpack(order, head[4:8])[0] > size:
-            return True
+        return size < HEAD or int.from_bytes(head[2:6], "little") > size
+    if head.startswith(b"II*\0"):  # TIFF, then where its directory begins
+        return size < HEAD or int.from_bytes(head[4:8], "little") > size or None
+    if head.startswith(b"MM\0*"):
+        return size < HEAD or int.from_bytes(head[4:8], "big") > size or None
     return None

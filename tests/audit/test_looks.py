@@ -31,6 +31,28 @@ def test_a_file_cut_short_is_told_from_one_that_is_damaged(format):
     assert look_at(b"<html>" + whole).fault == "unreadable"
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_of_a_file_only_the_first_bytes_may_be_there(format):
+    whole = encoded(picture(), format)
+    faults = {look_at(whole[:size]).fault for size in range(1, 33)}
+    assert faults <= {"truncated", "unreadable"}
+
+
+@pytest.mark.parametrize("start", [b"BM", b"BM123", b"II*\0", b"MM\0*123"])
+def test_a_head_that_ends_within_its_numbers_is_cut_short(start):
+    assert look_at(start).fault == "truncated"
+
+
+def test_an_image_that_fails_when_it_is_read_anew_is_unreadable(monkeypatch):
+    def lost(_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("blip2ft.audit.looks._is_clear", lost)
+    clear = Image.new("RGBA", (96, 72), (200, 0, 0, 9))
+    look = look_at(encoded(clear, "PNG"))
+    assert (look.fault, look.reason, look.mode) == ("unreadable", "the disk is gone", "RGBA")
+
+
 def test_damage_inside_is_no_cut():
     data = bytearray(encoded(picture(), "PNG"))
     data[len(data) // 2 : len(data) // 2 + 20] = bytes(20)
