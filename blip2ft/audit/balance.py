@@ -8,6 +8,7 @@ from typing import Any
 from blip2ft.audit.findings import Finding
 from blip2ft.audit.reading import Item
 from blip2ft.audit.texts import shares
+from blip2ft.counted import counted
 
 SCORING = ("validation", "test")
 FEW = 50  # images to score on
@@ -51,7 +52,7 @@ def answer_findings(splits: Mapping[str, Sequence[Item]]) -> Iterator[Finding]:
             if unseen:
                 share = sum(unseen.values()) / counts[name].total()
                 such = ", ".join(list(unseen)[:3])
-                more = f"{len(unseen):,} answers, of {share:.1%} of the questions"
+                more = f"{counted(len(unseen), 'answer')}, of {share:.1%} of the questions"
                 yield Finding("unseen", name, name, more, text=such)
 
 
@@ -63,19 +64,14 @@ def split_findings(splits: Mapping[str, Sequence[Item]]) -> Iterator[Finding]:
     }
     for name in SCORING:
         if name in sizes and sizes[name] < FEW:
-            yield Finding(
-                "small-split",
-                name,
-                name,
-                "1 image" if sizes[name] == 1 else f"{sizes[name]} images",
-            )
+            yield Finding("small-split", name, name, counted(sizes[name], "image"))
     if not sizes.get("train"):
         return
     for name in SCORING:
         if not sizes.get(name):
             continue
         if sizes[name] > sizes["train"]:
-            more = f"{name} has {sizes[name]:,} images, train {sizes['train']:,}"
+            more = f"{name} has {counted(sizes[name], 'image')}, train {sizes['train']:,}"
             yield Finding("lopsided", name, name, more)
         yield from (
             Finding("lopsided", name, name, more)

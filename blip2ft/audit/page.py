@@ -8,7 +8,8 @@ from blip2ft.audit.audit import Report, SplitSummary
 from blip2ft.audit.findings import SEVERITIES, Finding, grouped
 from blip2ft.audit.kept import FINDINGS
 from blip2ft.audit.languages import MISSING
-from blip2ft.audit.table import many, printable, said, share
+from blip2ft.audit.table import printable, said, share
+from blip2ft.counted import counted
 from blip2ft.pages import COLOURS, thumbnail
 from blip2ft.whole import write_text
 
@@ -78,7 +79,7 @@ def write_page(file: Path, report: Report) -> None:
     names = ", ".join(Path(s).name or s for sources in report.data.values() for s in sources)
     counts = "".join(_count(report, severity) for severity in SEVERITIES)
     groups = "\n".join(_group(title, found, report) for title, found in grouped(report.findings))
-    looked = f"{many(report.pictures, 'image')}, looked over for {FOR[report.task]}"
+    looked = f"{counted(report.pictures, 'image')}, looked over for {FOR[report.task]}"
     found = f"<h2>What was found</h2>\n{groups}" if groups else "<h2>Nothing was found</h2>"
     missing = any(split.texts and split.languages is None for split in report.splits)
     hint = f"<p>{escape(MISSING)}</p>" if missing else ""
@@ -116,19 +117,19 @@ def write_page(file: Path, report: Report) -> None:
 def _count(report: Report, severity: str) -> str:
     number = report.count(severity)
     kind = severity if number else "none"
-    noun = many(number, severity).partition(" ")[2]
+    noun = counted(number, severity).partition(" ")[2]
     return f'<li class="{kind}"><b>{number:,}</b> {noun}</li>'
 
 
 def _split(split: SplitSummary, report: Report) -> str:
-    about = f"{many(split.images, 'image')}, {said(split, report.task)}"
+    about = f"{counted(split.images, 'image')}, {said(split, report.task)}"
     parts = []
     if split.texts:
         parts.append(f"<p>Words of a text</p>{_bars(split.lengths)}")
     if split.languages:
         parts.append(f"<p>Languages</p>{_bars(split.languages)}")
     if split.answers.get("commonest"):
-        about += f", {many(split.answers['different'], 'different answer')}"
+        about += f", {counted(split.answers['different'], 'different answer')}"
         parts.append("<p>Commonest answers</p>")
         parts.append(_bars(split.answers["commonest"], split.answers["questions"]))
     return _card(split.name, about, parts)
@@ -177,7 +178,7 @@ def _group(title: str, found: Sequence[Finding], report: Report) -> str:
         body = f"<details><summary>{which}</summary>{body}</details>"
     return (
         f'<section class="{severity}"><div class="head"><h3>{_safe(title)}</h3>'
-        f'<span class="how">{many(len(found), severity)}</span></div>'
+        f'<span class="how">{counted(len(found), severity)}</span></div>'
         f"<p>{escape(found[0].remedy)}</p>{pictures}{body if rest else ''}</section>"
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from blip2ft.audit.audit import Report, SplitSummary
 from blip2ft.audit.findings import SEVERITIES, Finding, grouped, shorten
 from blip2ft.audit.languages import MISSING
+from blip2ft.counted import counted
 
 SHOWN = 3  # places of each kind
 WIDTH = 60  # characters of a text, or of a reason
@@ -24,7 +25,7 @@ def split_lines(report: Report) -> Iterator[str]:
     width = max([len(split.name) for split in report.splits], default=0)
     for split in report.splits:
         yield (
-            f"{printable(split.name):<{width}}  {many(split.images, 'image'):>16}  "
+            f"{printable(split.name):<{width}}  {counted(split.images, 'image'):>16}  "
             f"{said(split, report.task)}"
         )
 
@@ -34,7 +35,7 @@ def said(split: SplitSummary, task: str) -> str:
     if not split.texts:
         return "no texts"
     what = "question" if task == "vqa" else "caption"
-    return f"{many(split.texts, what)} (median {many(round(split.words), 'word')})"
+    return f"{counted(split.texts, what)} (median {counted(round(split.words), 'word')})"
 
 
 def group_lines(title: str, found: Sequence[Finding]) -> Iterator[str]:
@@ -70,7 +71,7 @@ def spread_lines(report: Report) -> Iterator[str]:
         if split.answers.get("commonest"):
             total = split.answers["questions"]
             listed = portions(split.answers["commonest"], most=6, total=total)
-            yield f"{'':4}{split.answers['different']:,} answers  {listed}"
+            yield f"{'':4}{counted(split.answers['different'], 'answer')}  {listed}"
     if any(report.sizes.values()):
         yield ""
         yield f"shorter side of an image, in pixels  {portions(report.sizes)}"
@@ -94,13 +95,8 @@ def share(count: int, total: int) -> str:
 
 def counts_line(report: Report) -> str:
     """How many findings of each severity there are."""
-    counts = [many(report.count(severity), severity) for severity in SEVERITIES]
-    return f"{', '.join(counts)}; {many(report.pictures, 'image')} in {report.seconds:.1f} s"
-
-
-def many(count: int, what: str) -> str:
-    """A number with its noun: 1 image, 2 images."""
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
+    counts = [counted(report.count(severity), severity) for severity in SEVERITIES]
+    return f"{', '.join(counts)}; {counted(report.pictures, 'image')} in {report.seconds:.1f} s"
 
 
 def printable(text: str) -> str:
