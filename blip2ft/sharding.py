@@ -103,6 +103,7 @@ def write_shards(
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(len(records))
     plan = {"size": size, "image_size": image_size, "shuffle": shuffle, **reading}
+    plan.pop("allow", None)  # changes no record, and folders of before don't tell it
     plan["filters"] = None if rules is None else json.loads(json.dumps(asdict(rules)))
     plan = {k: str(v) if isinstance(v, Path) else v for k, v in plan.items()}
     plan |= {"source": str(source), "records": len(records), "digest": digest(records)}

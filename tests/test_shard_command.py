@@ -165,6 +165,27 @@ def test_filters_that_cannot_be_are_refused_before_anything_is_read(shard):
     assert "filters.languages has 'germn'. Did you mean 'german'?" in error
 
 
+@pytest.mark.parametrize(
+    "option",
+    [("--allow", "outside"), ("--languages", "german"), ("--countries", "GB")],
+    ids=lambda option: option[0][2:],
+)
+def test_options_that_take_several_leave_the_source_that_follows(shard, option):
+    words = (*option, "--personal", "drop", "photos/captions.csv", "--out", "out")
+    assert shard(*words)[:2] == (
+        0,
+        "out: 1 shard, 11 samples\nfilters: nothing found in 11 images\n",
+    )
+
+
+def test_options_that_take_several_may_be_given_twice(shard):
+    captions = Path("photos/captions.csv")
+    text = captions.read_text().replace("photo 3", "call (212) 555-0187")
+    captions.write_text(text.replace("photo 4", "tel. 030 901820"))
+    words = ("--personal", "drop", "--countries", "US", "--countries", "DE")
+    assert "2 captions dropped for personal data" in shard(captions, "--out", "out", *words)[1]
+
+
 def test_without_a_readable_image_nothing_is_written(shard):
     for path in Path("photos").glob("*.*g*"):
         path.write_bytes(b"")
@@ -254,6 +275,21 @@ def test_other_settings_are_refused(shard, words, told):
         2,
         f"error: {told}; choose another folder, or remove this one\n",
     )
+
+
+@pytest.mark.parametrize("name", ["index.json", ".plan.json"], ids=["finished", "begun"])
+def test_a_folder_from_before_a_setting_was_known_is_taken_as_it_is(shard, name):
+    shard("photos/captions.csv", "--out", "out")
+    index = json.loads(Path("out/index.json").read_text())
+    del index["blip2ft"]["filters"]
+    if name == "index.json":
+        Path("out/index.json").write_text(json.dumps(index))
+    else:
+        Path("out/index.json").unlink()
+        Path("out/.plan.json").write_text(json.dumps(index["blip2ft"]))
+    for words in ((), ("--allow", "outside")):
+        told = shard("photos/captions.csv", "--out", "out", *words)
+        assert told[:2] == (0, "out: 1 shard, 11 samples\n"), told
 
 
 def test_a_source_that_was_changed_is_refused(shard):

@@ -9,6 +9,7 @@ from typing import Any
 
 from blip2ft.commands.options import command, positive
 from blip2ft.commands.overrides import add_settings
+from blip2ft.data.entries import ALLOWABLE
 from blip2ft.quiet import quiet_libraries
 
 EPILOG = """\
@@ -24,7 +25,6 @@ SPLITS = ("train", "validation", "test")
 READING = ("format", "split", "image_root", "allow", "image_column", "id_column", "revision")
 OF_CAPTIONS = ("caption_column",)
 OF_QUESTIONS = ("question_column", "answer_column", "annotations", "images")
-ALLOWABLE = ("outside", "remote")  # as in blip2ft.data.paths
 CPUS = 8  # more processes than that wait for the disk
 
 
@@ -154,7 +154,7 @@ def _from_config(arguments: argparse.Namespace) -> dict[str, Any]:
     from blip2ft.settings import read_settings
 
     named = [arguments.data, *(getattr(arguments, split) for split in SPLITS)]
-    one_by_one = (*READING, *OF_CAPTIONS, *OF_QUESTIONS)
+    one_by_one = (*READING, *OF_CAPTIONS, *OF_QUESTIONS, "no_answers")
     if any(named) or any(getattr(arguments, name) for name in one_by_one):
         raise ValueError(
             "--config names the data and how they are read; leave out the others, or override its "

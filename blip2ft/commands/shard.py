@@ -3,17 +3,18 @@
 import argparse
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from blip2ft.commands.options import command, positive
 from blip2ft.counted import counted
-from blip2ft.filters.rules import HARMFUL, PERSONAL
+from blip2ft.data.entries import ALLOWABLE
+from blip2ft.filters.rules import HARMFUL, PERSONAL, Rules
 from blip2ft.quiet import quiet_libraries
 
 READING = ("format", "split", "image_root", "image_column", "caption_column", "id_column")
-FILTERS = ("harmful", "personal", "languages", "allow_words", "countries")
-ALLOW = "image paths that leave their folder (outside), addresses (remote)"
+FILTERS = {field.name: field.default for field in fields(Rules)}
 LISTED = 20  # broken images named; all are in broken.jsonl
 
 
@@ -47,12 +48,19 @@ def add_shard(commands: Any) -> None:
     parser.add_argument("--image-column", default="image", help="column of the image (image)")
     parser.add_argument("--caption-column", help="column of the caption or captions")
     parser.add_argument("--id-column", help="column of the image's id")
-    parser.add_argument("--allow", nargs="+", default=[], choices=("outside", "remote"), help=ALLOW)
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        choices=ALLOWABLE,
+        help="image paths that leave their folder, or addresses; may be given for both",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a hub dataset")
     filters = parser.add_argument_group(
         "filters",
         'Captions that are dropped or masked, each told in filtered.jsonl; pip install "blip2ft'
-        '[filters]". Other columns are written as they are. They miss much and have false alarms.',
+        '[filters]". Other columns are written as they are. They miss much and have false alarms. '
+        "--languages, --allow-words and --countries may be given several times.",
     )
     filters.add_argument(
         "--harmful", default="keep", choices=HARMFUL, help="captions with a harmful word (keep)"
@@ -65,15 +73,14 @@ def add_shard(commands: Any) -> None:
         '"phone number" (keep)',
     )
     filters.add_argument(
-        "--languages", nargs="+", default=["english"], help="whose harmful words (english)"
+        "--languages", action="append", metavar="NAME", help="whose harmful words (english)"
     )
     filters.add_argument(
-        "--allow-words", nargs="+", default=[], metavar="WORD", help="harmful words to leave alone"
+        "--allow-words", action="append", metavar="WORD", help="harmful words to leave alone"
     )
     filters.add_argument(
         "--countries",
-        nargs="+",
-        default=["US"],
+        action="append",
         metavar="CODE",
         help="whose phone numbers are found without a leading + (US)",
     )
@@ -103,7 +110,7 @@ def _shard(arguments: argparse.Namespace) -> int:
         workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
         progress=True,
         revision=arguments.revision,
-        filters={name: getattr(arguments, name) for name in FILTERS},
+        filters={name: getattr(arguments, name) or default for name, default in FILTERS.items()},
         **{name: getattr(arguments, name) for name in (*READING, "allow")},
     )
     sizes = f"{counted(done.shards, 'shard')}, {counted(done.samples, 'sample')}"

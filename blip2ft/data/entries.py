@@ -20,6 +20,7 @@ LONGEST = 100_000  # characters of one; a page of a book has 2,000
 CAPTION_COLUMNS = ("caption", "captions", "text")
 ID_COLUMN = "image_id"
 IMAGE_TOKEN = "<image>"  # in the place of an image in what models read: no caption may hold it
+ALLOWABLE = ("outside", "remote")  # image paths that leave their folder, addresses
 # A table's row, what it has for the image, where it is, and the folder that its path starts from.
 TableRow = tuple[Mapping[str, Any], Any, str, Path]
 

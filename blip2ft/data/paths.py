@@ -6,11 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from blip2ft.data.arrow import Row
-from blip2ft.data.entries import SHOWN, Entry, Problems
+from blip2ft.data.entries import ALLOWABLE, SHOWN, Entry, Problems
 from blip2ft.data.remote import Remote
 from blip2ft.data.tar import Part
 
-ALLOWABLE = ("outside", "remote")
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")  # none that reads local files
 LISTED_FROM = 64  # images in one folder from which listing it beats asking for each
 

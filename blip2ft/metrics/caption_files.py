@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from blip2ft.data.paths import ALLOWABLE
+from blip2ft.data.entries import ALLOWABLE
 from blip2ft.data.records import read_records, require_file
 
 

@@ -8,18 +8,12 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from blip2ft.hub import check_revision
+from blip2ft.models.identity import WEIGHTS
 from blip2ft.models.source import explained, read_config
 from blip2ft.photos.shards import Maker, read_maker
 
 TEXT_FILES = ("*.json", "*.txt", "*.model")  # of a model on the hub, the tokenizer's too
 SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
-# In the order in which transformers looks for them.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 
 
 def model_folder(name: str, revision: str | None = None) -> Path:
