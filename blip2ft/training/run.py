@@ -50,7 +50,8 @@ class Evaluation:
 def check_output(output: str | Path, *, resume: bool) -> None:
     """Raise ValueError for a folder that can't be written, or is in use and `resume` is off.
 
-    With `resume`, for one that has nothing to resume.
+    With `resume`, for one that has nothing to resume. The sign of a signal that stopped it is taken
+    away: however the run ends now, that was of before.
     """
     run = Path(output)
     in_use = run.exists() and (not run.is_dir() or any(run.iterdir()))
@@ -62,6 +63,8 @@ def check_output(output: str | Path, *, resume: bool) -> None:
     if resume and not (run / "config.yaml").is_file():
         raise ValueError(f"nothing to resume: {run} holds no run; leave out --resume")
     check_writable(run)
+    if resume:
+        (run / STOPPED).unlink(missing_ok=True)
 
 
 def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:

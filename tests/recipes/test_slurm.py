@@ -134,6 +134,17 @@ def test_a_job_that_fails_or_is_cancelled_is_not_requeued(recipe, behaviour, exp
     assert calls == ["srun --wait=300", ""]
 
 
+@pytest.mark.parametrize("words", [("--output", "runs/it"), ("--output=runs/it",)])
+def test_a_requeued_job_that_fails_before_it_begins_is_not_requeued_again(recipe, tmp_path, words):
+    run = tmp_path / "runs" / "it"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    (run / "stopped.json").write_text('{"signal": "SIGUSR1"}')
+    status, _, calls = recipe("exit 2", "recipes/caption.py", *words)
+    assert status == 2
+    assert calls == ["srun --wait=300", ""]
+
+
 @pytest.mark.parametrize("words", [(), ("--output",)])
 def test_a_run_without_a_folder_of_its_own_is_refused(recipe, words):
     status, said, calls = recipe("exit 0", "recipes/caption.py", *words)

@@ -1,9 +1,12 @@
 """A run's folder: never overwritten, and readable again."""
 
 import json
+import os
+import signal
 
 import pytest
 
+from blip2ft.errors import Stopped
 from blip2ft.training.run import (
     append_line,
     check_output,
@@ -13,6 +16,7 @@ from blip2ft.training.run import (
     read_evaluation,
     read_lines,
     record_evaluation,
+    stop_outside_of_steps,
     write_lines,
 )
 
@@ -39,6 +43,16 @@ def test_there_must_be_a_run_to_resume(tmp_path):
         check_output(tmp_path, resume=True)
     (tmp_path / "config.yaml").write_text("")
     check_output(tmp_path, resume=True)
+
+
+def test_a_run_that_goes_on_forgets_what_stopped_it_before_anything_can_fail(tmp_path):
+    for name in ("config.yaml", "stopped.json"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match="is in use"):
+        check_output(tmp_path, resume=False)
+    assert (tmp_path / "stopped.json").exists()
+    check_output(tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -154,3 +168,37 @@ def test_of_two_evaluations_at_one_step_the_last_is_kept(tmp_path):
 def test_an_evaluation_that_never_was_is_empty(tmp_path):
     found = read_evaluation(tmp_path, "test", 0)
     assert (found.scores, found.answers) == ({}, [])
+
+
+def test_a_kill_while_a_run_opens_leaves_one_that_goes_on(tmp_path, monkeypatch):
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blip2ft.training.run.environment", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_run(tmp_path / "run", "seed: 1\n", resume=False)
+    check_output(tmp_path / "run", resume=True)
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_outside_of_steps_ends_cleanly(tmp_path, handlers, number):
+    stop_outside_of_steps(tmp_path)
+    with pytest.raises(Stopped, match="stopped before there was a run; the same command begins it"):
+        os.kill(os.getpid(), number)
+    assert list(tmp_path.iterdir()) == []
+    open_run(tmp_path, "", resume=False)
+    (tmp_path / "checkpoints" / "step-00000002").mkdir()
+    stop_outside_of_steps(tmp_path)
+    with pytest.raises(Stopped, match="the same command with --resume goes on") as stop:
+        os.kill(os.getpid(), number)
+    assert stop.value.signal_number == number
+    said = json.loads((tmp_path / "stopped.json").read_text())
+    assert said == {"signal": signal.Signals(number).name, "checkpoint": "step-00000002"}
