@@ -14,9 +14,11 @@ import json
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             wait_for(run, killed, lambda: bool(half_written(killed)))
         pauses = {"step": step_seconds, "saving": SAVING_SECONDS}
         time.sleep(rng.uniform(0, pauses.get(moment, starting)))
-        kill(run)
+        told["kills of a live run"] += kill(run)
         reached, goes_on = last_step(killed), newest(killed)
         told[f"kills at: {moment}"] += 1
         told["steps done again"] += max(0, reached - goes_on)
@@ -172,21 +174,26 @@ def begin(argv: list[str], processes: int, log: Path) -> psutil.Process:
         runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as end:
         status = int(end.code or 0)
+    except BaseException:  # told here: the end below leaves no time for it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
-def kill(run: psutil.Process) -> None:
-    """SIGKILL to a run and all that it started, stopped first, so that none starts another."""
+def kill(run: psutil.Process) -> bool:
+    """SIGKILL to a run and all that it started, stopped first, so that none starts another.
+
+    Whether it came before the run's own end.
+    """
     for action in ("suspend", "kill"):
         for process in [run, *run.children(recursive=True)]:
             try:
                 getattr(process, action)()
             except psutil.NoSuchProcess:
                 continue
-    run.wait()
+    return run.wait() == -signal.SIGKILL
 
 
 def finish(run: psutil.Process, folder: Path) -> None:

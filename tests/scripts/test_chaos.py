@@ -2,11 +2,14 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import chaos
+import psutil
 import pytest
 
 SCRIPT = Path(chaos.__file__)
@@ -17,11 +20,17 @@ def run_chaos(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 
+def live_kills(said: str) -> int:
+    (line,) = (line for line in said.splitlines() if line.startswith("kills of a live run"))
+    return int(line.split()[-1])
+
+
 def test_two_kills_change_nothing(opt_folder, tmp_path):
     words = ["--kills", 2, "--model.name", opt_folder, "--model.image_size", 28]
     found = run_chaos("--out", tmp_path / "chaos", *words)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]
     assert "2 kills: 12 lines of the log, scores, answers and adapter are the same" in found.stdout
+    assert live_kills(found.stdout) == 2
 
 
 @pytest.mark.slow
@@ -34,6 +43,35 @@ def test_many_kills_change_nothing(tmp_path, words):
     found = run_chaos("--out", tmp_path / "chaos", *words)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]
     assert f"{words[1]} kills: " in found.stdout
+    # those at the very end may come after it
+    assert words[1] * 9 // 10 <= live_kills(found.stdout) <= words[1]
+
+
+def test_a_kill_says_whether_the_run_was_alive():
+    for script, expected in (("import time; time.sleep(60)", True), ("", False)):
+        run = psutil.Popen([sys.executable, "-c", script])
+        while not expected and run.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert chaos.kill(run) is expected
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "told"),
+    [
+        ("raise KeyError('a bug')", 70, "Traceback .*KeyError: 'a bug'"),
+        ("import sys; sys.exit(2)", 2, "^$"),
+        ("print('done'); import sys; sys.exit()", 0, "^done$"),
+    ],
+    ids=["bug", "error", "well"],
+)
+def test_what_a_run_says_is_kept_with_its_traceback(tmp_path, script, status, told):
+    (tmp_path / "recipe.py").write_text(script)
+    words = ([str(tmp_path / "recipe.py")], 1, tmp_path / "said.txt")
+    # a program of its own, whose output isn't pytest's
+    program = f"from pathlib import *; import chaos, sys; sys.exit(chaos.begin{words}.wait())"
+    found = subprocess.run([sys.executable, "-c", program], cwd=SCRIPT.parent)
+    assert found.returncode == status
+    assert re.search(told, (tmp_path / "said.txt").read_text().rstrip("\n"), re.DOTALL)
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
