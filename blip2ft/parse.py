@@ -90,13 +90,14 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
 
 
 def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
-    """Call `main` and exit: 0, its own status, 2 with the message of an error, 130 for Ctrl-C.
+    """Call `main` and exit with its own status, or 0, or 2 with the message of an error.
 
-    1 where another process of the run was lost, which is told.
+    128 and the signal's number where one stopped it: 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM, and 141
+    where what reads its output ends before it. 1 where another process of the run was lost, which
+    is told, and after an error that isn't foreseen, with its traceback.
 
-    With `debug` an error shows its traceback.
+    With `debug` every error shows its traceback.
     """
-
     try:
         status = main() or 0
     except Stopped as stop:
