@@ -19,6 +19,7 @@ from blip2ft.quiet import quiet_libraries
 from blip2ft.training.run import check_output
 from blip2ft.training.same_run import check_same_base, check_same_settings
 from blip2ft.training.settings import check_settings, lora_warning, warmup_warning
+from blip2ft.whole import write_text
 
 
 def main(config: VqaConfig, config_yaml: str) -> None:
@@ -186,7 +187,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             # what the evaluation servers take
             results = [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
             path = run / "predictions" / f"{split}-{step:08d}-results.json"
-            path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
+            write_text(path, json.dumps(results, ensure_ascii=False) + "\n")
         accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
         return scores
 
