@@ -16,13 +16,14 @@ from blip2ft.features.level import cache_level
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
 from blip2ft.quiet import quiet_libraries
-from blip2ft.training.run import check_output
+from blip2ft.training.run import check_output, stop_outside_of_steps
 from blip2ft.training.same_run import check_same_base, check_same_settings
 from blip2ft.training.settings import check_settings, lora_warning, warmup_warning
 
 
 def main(config: CaptionConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
+    stop_outside_of_steps(config.output)
     check_settings(asdict(config))
     if config.train.resume:
         check_same_settings(config.output, asdict(config))

@@ -1,7 +1,8 @@
 """Everything that a run does before its first step, without starting it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -20,15 +21,19 @@ from blip2ft.models.kernels import check_kernels
 from blip2ft.models.of_settings import load_for
 from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
 from blip2ft.models.source import read_config
+from blip2ft.tasks import caption, retrieval, vqa
 from blip2ft.tasks.caption import caption_loss, caption_pairs
 from blip2ft.tasks.retrieval import image_text_pairs, retrieval_loss
 from blip2ft.tasks.vqa import answer_samples, check_questions
 from blip2ft.training.adamw import check_kind
 from blip2ft.training.feed import Feed, broken_share, make_feed, open_training
 from blip2ft.training.filtered import filter_training
+from blip2ft.training.milestones import check_metric
 from blip2ft.training.preflight import check_training, preflight
 from blip2ft.training.processes import frozen_dtype, start_processes
+from blip2ft.training.run import check_output
 from blip2ft.training.settings import lora_warning, warmup_warning
+from blip2ft.training.sharded import check_sharded
 
 Say = Callable[[str], object]
 
@@ -48,18 +53,24 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
     Raises ValueError where the run would, in its words.
     """
     model_settings, parts = settings["model"], settings["parts"]
+    check_output(settings["output"], resume=settings["train"]["resume"])
     check_parts(parts, settings["quantize"])
     check_kernels(task, model_settings["attention"], model_settings["compile"])
     accelerator = start_processes(
         model_settings["precision"], settings["train"]["log_with"], settings["output"]
     )
-    check_kind(settings["optimizer"]["kind"], accelerator.device)
+    kind = settings["optimizer"]["kind"]
+    check_kind(kind, accelerator.device)
+    check_sharded(kind, accelerator.mixed_precision)
     check_shared(settings["train"]["batch_size"], accelerator.num_processes)
     say(f"computing    on {accelerator.device} in {_precision(accelerator)}")
     if warning := lora_warning(settings):
         say(warning)
 
     splits = _read(task, settings)
+    check_metric(settings["train"]["best_metric"], _metrics(task, splits.validation))
+    if settings.get("candidates") is not None:
+        Path(settings["candidates"]).read_text(encoding="utf-8")
     noun = "question" if task == "vqa" else "image"
     filtered = filter_training(
         splits.train, settings["data"]["filters"], accelerator, run=settings["output"]
@@ -111,6 +122,14 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
         "preflight    the image reaches the loss, and the gradient what trains "
         f"({trained}) and nothing else; all is finite"
     )
+
+
+def _metrics(task: str, validation: Sequence[Any]) -> Iterable[str]:
+    """The names of an evaluation's scores, to choose the best step by."""
+    if task == "retrieval":
+        return retrieval.SCORES
+    few = validation[:1]
+    return vqa.score(few, [""]) if task == "vqa" else caption.score(few, [""]).scores
 
 
 def _read(task: str, settings: Mapping[str, Any]) -> Splits:

@@ -97,33 +97,33 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
 
 
 def weights_sample(files: list[Path]) -> str:
-    """sha256 over the names, shapes and some values of all tensors in `files`.
+    """sha256 over the shapes and some values of all tensors in `files`.
 
     The first, the middle and the last row of each tensor count, rounded to bf16: so that the digest
-    of 15 GB takes a second, and is the same for a copy of another dtype, in other files. Training
-    moves all rows. That no bit of a file is damaged isn't said.
+    of 15 GB takes a second, and is the same for a copy in bf16, in other files, under other names
+    or with tied weights written once. Training moves all rows. That no bit of a file is damaged
+    isn't said.
     """
-    samples = sorted(sample for file in files for sample in _samples(file))
     digest = hashlib.sha256()
-    for name, shape, values in samples:
-        digest.update(f"{name} {shape}".encode())
+    for shape, values in sorted({sample for file in files for sample in _samples(file)}):
+        digest.update(f"{shape}".encode())
         digest.update(values)
     return digest.hexdigest()
 
 
-def _samples(file: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
+def _samples(file: Path) -> Iterator[tuple[tuple[int, ...], bytes]]:
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 part = tensors.get_slice(name)
                 shape = tuple(part.get_shape())
                 rows = [part[i : i + 1] for i in _rows(shape)] or [tensors.get_tensor(name)]
-                yield name, shape, _bytes(rows)
+                yield shape, _bytes(rows)
         return
-    for name, tensor in torch.load(file, map_location="cpu", mmap=True, weights_only=True).items():
+    for tensor in torch.load(file, map_location="cpu", mmap=True, weights_only=True).values():
         shape = tuple(tensor.shape)
         rows = [tensor[i : i + 1] for i in _rows(shape)] or [tensor]
-        yield name, shape, _bytes(rows)
+        yield shape, _bytes(rows)
 
 
 def _rows(shape: tuple[int, ...]) -> list[int]:

@@ -19,7 +19,7 @@ from blip2ft.data.stream import Stream, open_stream
 from blip2ft.training.broken import BrokenLog
 from blip2ft.whole import write_text
 
-STREAM = "stream.json"  # in a run's folder
+STREAM, SAMPLES = "stream.json", "samples.json"  # in a run's folder
 AROUND = 16  # samples that are tried in the place of a broken one
 
 
@@ -134,6 +134,8 @@ class Feed:
         if self.stream is not None:
             self._check_stream(run, self.stream.description, first)
             keys = self.stream.fetch_ahead(keys, processes)
+        else:
+            self._check_samples(run, first)
         if self.max_broken is not None:
             nearby = self._next if self.stream is None else self.stream.nearby
             samples, collate = NeverEmpty(samples, nearby), Apart(collate)
@@ -153,6 +155,25 @@ class Feed:
         """What to try in the place of a sample that is broken: those after it."""
         for number in range(key.sample + 1, key.sample + AROUND):
             yield Key(key.epoch, number % self.order.length)
+
+    def _check_samples(self, run: Path, first: int) -> None:
+        """Keep how many samples there are, or check that a run that goes on has as many.
+
+        Their order is one of so many: with one more or less, some would be lost and others come
+        twice.
+        """
+        path, now = run / SAMPLES, self.order.length
+        if first and path.is_file():
+            then = json.loads(path.read_text(encoding="utf-8"))["samples"]
+            if then != now:
+                raise ValueError(
+                    f"{run} was begun with {counted(then, 'training sample')}, and now there "
+                    f"{'is' if now == 1 else 'are'} {now:,}: its order is one of those of before. "
+                    "Go on with the rows of before (data.on_bad_image skip leaves out images that "
+                    "can't be read), or begin another run with --output FOLDER"
+                )
+        elif self.accelerator.is_main_process:
+            write_text(path, json.dumps({"samples": now}) + "\n")
 
     def _check_stream(self, run: Path, now: dict[str, Any], first: int) -> None:
         """Keep what the stream consists of, or check that a run that goes on has the same."""

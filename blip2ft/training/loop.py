@@ -19,6 +19,7 @@ from blip2ft.training.background import Writer
 from blip2ft.training.keeping import Keeper
 from blip2ft.training.log import Log
 from blip2ft.training.milestones import Milestones
+from blip2ft.training.nonfinite import FILE as NONFINITE
 from blip2ft.training.nonfinite import explain_step
 from blip2ft.training.optimizer import base_rate
 from blip2ft.training.run import drop_lines_after
@@ -68,7 +69,8 @@ def train(
     with, both with the state saved; ValueError, a step later, for a checkpoint that can't be saved.
     A step whose loss or gradient isn't finite changes nothing, and is told and logged with the part
     and the samples that it comes from; ValueError, with the state of before saved, for one more of
-    them than `milestones.max_nonfinite`.
+    them than `milestones.max_nonfinite`. Under fp16 infinite gradients belong to its scaling, which
+    leaves such steps out by itself: they are neither told nor counted.
     """
     bare = accelerator.unwrap_model(model)
     trained = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -78,7 +80,7 @@ def train(
         keeper.resume(resume_from)
     progress = keeper.progress
     if accelerator.is_main_process:
-        for name in ("log.jsonl", "metrics.jsonl"):
+        for name in ("log.jsonl", "metrics.jsonl", NONFINITE):
             drop_lines_after(run / name, progress.step)
 
     def evaluation(step: int) -> Mapping[str, float]:

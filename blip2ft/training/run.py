@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip2ft.training.same_run import keep_base
+from blip2ft.training.signals import stop_at_once
 from blip2ft.whole import check_writable, remove_partial, whole, write_text
 
 if TYPE_CHECKING:
@@ -73,15 +74,17 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     A resumed run keeps its first config.yaml and gets a further one, named after it. What a kill
     left half-written is removed.
     """
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    times = len(list(run.glob("config*.yaml")))
+    suffix = f"-resumed-{times}" if resume else ""
+    # the first of all: with it the folder is a run's, and --resume goes on
+    write_text(run / f"config{suffix}.yaml", config_yaml)
+    (run / "checkpoints").mkdir(exist_ok=True)
     (run / "predictions").mkdir(exist_ok=True)
     (run / STOPPED).unlink(missing_ok=True)
     for folder in (run, run / "checkpoints", run / "predictions"):
         remove_partial(folder)
-    times = len(list(run.glob("config*.yaml")))
-    suffix = f"-resumed-{times}" if resume else ""
-    (run / f"environment{suffix}.json").write_text(json.dumps(environment(), indent=2) + "\n")
-    (run / f"config{suffix}.yaml").write_text(config_yaml)
+    text = json.dumps(environment(), indent=2) + "\n"
+    (run / f"environment{suffix}.json").write_text(text, encoding="utf-8")
 
 
 def start_run(
@@ -95,12 +98,30 @@ def start_run(
     accelerator.wait_for_everyone()
 
 
-def note_stop(run: Path, checkpoint: Path, number: int) -> None:
-    """Leave a sign that a signal stopped the run and all is saved, for scripts that requeue it.
+def stop_outside_of_steps(output: str | Path) -> None:
+    """Let a run's process end cleanly by SIGTERM and SIGUSR1 while it loads and evaluates, too.
 
-    A launcher doesn't pass exit statuses on. The sign goes as the run goes on.
+    A run that is begun gets the sign of `note_stop`.
     """
-    words = {"signal": signal.Signals(number).name, "checkpoint": checkpoint.name}
+    run = Path(output)
+
+    def say(number: int) -> str:
+        if not (run / "config.yaml").is_file():
+            return "stopped before there was a run; the same command begins it"
+        note_stop(run, max((run / "checkpoints").glob("step-*"), default=None), number)
+        return "stopped; the same command with --resume goes on with what is saved"
+
+    stop_at_once(say)
+
+
+def note_stop(run: Path, checkpoint: Path | None, number: int) -> None:
+    """Leave a sign that a signal stopped the run, for scripts that requeue it.
+
+    checkpoint: what it goes on from; None is its beginning. A launcher doesn't pass exit statuses
+    on. The sign goes as the run goes on.
+    """
+    name = None if checkpoint is None else checkpoint.name
+    words = {"signal": signal.Signals(number).name, "checkpoint": name}
     write_text(run / STOPPED, json.dumps(words) + "\n")
 
 

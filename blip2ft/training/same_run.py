@@ -26,6 +26,9 @@ FIXED = (
     "prompt",
     "prefix_lm",
     "question_in_qformer",
+    "stage1",
+    "objectives",
+    "data.answers",
     FILTERS,
     "train.batch_size",
     "seed",
@@ -84,6 +87,8 @@ def keep_base(run: Path, base: Any) -> None:
 def _value(settings: Any, key: str) -> Any:
     for name in key.split("."):
         settings = settings.get(name) if isinstance(settings, Mapping) else None
+    if key == "stage1" and settings is not None:
+        return Path(settings).name  # a folder may move
     # as in the config.yaml of a run from before there were filters
     return None if key == FILTERS and settings and is_idle(settings) else settings
 

@@ -3,15 +3,33 @@
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from blip2ft.errors import Stopped
 
 logger = logging.getLogger(__name__)
 # A launcher passes on what its processes got already, as members of its group: that is one signal.
 ONE_SIGNAL_SECONDS = 2.0
 # Schedulers send SIGTERM, or SIGUSR1 a while before, as Slurm does where it is told to.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def stop_at_once(say: Callable[[int], str]) -> None:
+    """From now on SIGTERM and SIGUSR1 raise Stopped wherever no `Signals` is entered.
+
+    say: what to tell of it, given the signal's number. Where a run loads and evaluates, nothing has
+    to be ended: it is done again.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for other in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped(say(number), number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, handle)
 
 
 class StopNow(BaseException):
@@ -48,9 +66,11 @@ class Signals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within, the first signal raises StopNow."""
+        """Within, the first signal raises StopNow; one that came before does at once."""
         self.now = True
         try:
+            if self.received:
+                raise StopNow
             yield
         finally:
             self.now = False

@@ -90,5 +90,8 @@ def _trained(model: nn.Module, part: str) -> list[nn.Parameter]:
 @torch.no_grad()
 def _sums(model: nn.Module, part: str) -> Tensor:
     """The sum of each tensor that trains, in fp64, where almost any change shows."""
-    sums = [own_shard(p).sum(dtype=torch.float64) for p in _trained(model, part)]
+    shards = [own_shard(p) for p in _trained(model, part)]
+    # Apple's GPUs have no fp64
+    wide = {t.device: torch.float32 if t.device.type == "mps" else torch.float64 for t in shards}
+    sums = [t.sum(dtype=wide[t.device]) for t in shards]
     return torch.stack(sums) if sums else torch.zeros(0)

@@ -85,9 +85,11 @@ def test_a_run_that_would_start_is_examined_and_leaves_nothing(
     ("words", "said"),
     [
         (["--optimizer.lr", "0"], "error: optimizer.lr is 0.0: allowed is more than 0"),
-        (["--parts.vision", "ful"], "ful"),
+        (["--parts.vision", "ful"], "XXX1"),
         (["--model.name", "data/tiny-blip3"], "error: there is no folder data/tiny-blip3"),
-        (["--data.train.source", "gone.csv"], "gone.csv"),
+        (["--data.train.source", "gone.csv"], "XXX2"),
+        (["--train.best_metric", "nonsense"], "error: train.best_metric is 'nonsense', which the"),
+        (["--output", "recipes"], "error: the output folder recipes is in use"),
         (["--train.batch_size", "0"], "error: train.batch_size is 0: allowed is 1 or more"),
     ],
 )

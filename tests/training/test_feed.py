@@ -116,3 +116,14 @@ def test_samples_are_named_by_image_and_place(photos):
     assert all(re.fullmatch(r"photo\d\.jpg \(captions\.csv:\d\)", n) for ns in named for n in ns)
     texts = [feed.samples[key].text for key in feed.order.batch(0) if key.sample != 5]
     assert len(texts) >= 3
+
+
+def test_a_run_that_goes_on_has_as_many_samples_as_it_began_with(photos):
+    good = [record for record in photos if record.image.name != "photo5.jpg"]
+    list(feed_of_records(good, share=None).batches(Path("run"), 0, 1))
+    list(feed_of_records(good, share=None).batches(Path("run"), 1, 2))
+    with pytest.raises(
+        ValueError, match=r"begun with 7 training samples, and now there are 6"
+    ):
+        feed_of_records(good[1:], share=None).batches(Path("run"), 1, 2)
+    list(feed_of_records(good[1:], share=None).batches(Path("run"), 0, 1))  # begun anew

@@ -69,6 +69,16 @@ def test_a_run_from_before_there_were_filters_goes_on(run):
     check_same_settings(run, settings(**SAME))
 
 
+def test_where_a_text_branch_lies_may_change_and_which_it_is_may_not(tmp_path):
+    begun = {"parts": {}, "stage1": "/here/stage1", "data": {"answers": "sample"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(begun))
+    check_same_settings(tmp_path, begun | {"stage1": "/there/stage1"})
+    with pytest.raises(ValueError, match="stage1 was stage1 and is other"):
+        check_same_settings(tmp_path, begun | {"stage1": "other"})
+    with pytest.raises(ValueError, match=r"data\.answers was sample and is all"):
+        check_same_settings(tmp_path, begun | {"data": {"answers": "all"}})
+
+
 def test_adapters_that_nothing_has_may_be_set_otherwise(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings()))
     check_same_settings(tmp_path, settings(lora=LoraConfig(r=2)))
