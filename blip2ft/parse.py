@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from blip2ft.errors import Stopped, plain_message
 from blip2ft.training.presence import fail, lost_another
+from blip2ft.training.presence import stop as stop_all
 from blip2ft.whole import WRITING
 
 Config = TypeVar("Config")
@@ -101,9 +102,11 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
     try:
         status = main() or 0
     except Stopped as stop:
+        stop_all()
         print(f"\n{stop}", file=sys.stderr)
         status = 128 + stop.signal_number
     except KeyboardInterrupt:
+        stop_all()
         print("\nstopped", file=sys.stderr)
         status = 130
     except BrokenPipeError:  # what reads our output, such as head, has seen enough

@@ -13,12 +13,16 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
+
+from blip2ft.whole import WRITING
 
 GRACE = 30.0  # seconds to end by oneself, as launchers give; a background save may still be written
 TOGETHER = 2.0  # seconds within which processes that fail by the same error all have
 CONNECTING, SAYING = 20.0, 5.0  # seconds, until the first is reached, and until who calls is known
-BYE, FAILED, KILLED = "bye", "failed", "killed"
+BYE, FAILED, STOPPED, KILLED = "bye", "failed", "stopped", "killed"
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +41,11 @@ class Presence:
         self.message, self.telling = "", threading.Lock()
         self.news = ""  # what the first passes on
         self.connections: dict[int, socket.socket] = {}  # by the process at the other end
+        self.passing = threading.Lock()  # who connects while news go out gets them, and once
         os.register_at_fork(after_in_child=self._close)  # loaders would hold them open
 
     def end(self, how: str) -> None:
-        """Say that this process ends, BYE or FAILED."""
+        """Say that this process ends: BYE, FAILED or STOPPED."""
         if not self.over:
             self.over = True
             self._send(how if self.rank or how == BYE else f"{how} {_name(0)}")
@@ -54,14 +59,13 @@ class Presence:
             return
         self.message = _told(how, who, self.world) if self._speaks(int(who.split()[0])) else ""
         if self.rank == 0:
-            self.news = f"{how} {who}"
-            self._send(self.news)
+            self._send(f"{how} {who}")
         self.lost.set()  # from here on this process may end, and say so
         if how == KILLED:
             self.tell()
         else:
             _later(TOGETHER, self.tell)
-        _later(GRACE, os._exit, 1)
+        _later(GRACE, _end_at_last)
 
     def tell(self) -> None:
         """Say who was lost, once, on one process of a machine."""
@@ -84,38 +88,52 @@ class Presence:
         _in_thread(self._serve, server, token)
 
     def _listen(self, first: socket.socket) -> None:
-        how, _, who = _receive(first).decode(errors="replace").strip().partition(" ")
+        how, _, who = _receive(first).partition(" ")
         if how == BYE:
             self.over = True
         self.hear(how or KILLED, who or "0")
 
     def _serve(self, server: socket.socket, token: str) -> None:
         names: dict[object, str] = {}
+        callers: dict[socket.socket, float] = {}  # who is yet to say its name, and until when
         with server, selectors.DefaultSelector() as selector:
             selector.register(server, selectors.EVENT_READ)
             while not self.over:
                 for key, _ in selector.select(timeout=1.0):
-                    if key.fileobj is server:
-                        other = _admit(server, token)
-                        if other is not None:
-                            connection, name = other
+                    connection: socket.socket = key.fileobj  # type: ignore[assignment]
+                    if connection is server:
+                        if (caller := _accept(server)) is not None:
+                            callers[caller] = time.monotonic() + SAYING
+                            selector.register(caller, selectors.EVENT_READ)
+                    elif callers.pop(connection, None) is not None:
+                        if name := _name_of(connection, token):
                             names[connection] = name
-                            self.connections[int(name.split()[0])] = connection
-                            selector.register(connection, selectors.EVENT_READ)
-                            if self.news:  # who comes late is told too
-                                connection.sendall(f"{self.news}\n".encode())
+                            self._welcome(connection, name)
+                        else:
+                            selector.unregister(connection)
+                            connection.close()
                     else:
-                        selector.unregister(key.fileobj)
-                        how = _receive(key.fileobj).decode(errors="replace").strip()  # type: ignore[arg-type]
+                        selector.unregister(connection)
+                        how = _receive(connection)
                         if how != BYE:
-                            self.hear(how or KILLED, names[key.fileobj])
+                            self.hear(how or KILLED, names[connection])
+                for caller in [c for c, until in callers.items() if time.monotonic() > until]:
+                    del callers[caller]
+                    selector.unregister(caller)
+                    caller.close()
+
+    def _welcome(self, connection: socket.socket, name: str) -> None:
+        """Count another process of the run in; who comes late is told what there was to tell."""
+        with self.passing:
+            self.connections[int(name.split()[0])] = connection
+            if self.news:
+                _say(connection, self.news)
 
     def _send(self, line: str) -> None:
-        for connection in self.connections.values():
-            try:
-                connection.sendall(f"{line}\n".encode())
-            except OSError:
-                continue  # it is the one that was lost
+        with self.passing:
+            self.news = "" if line == BYE else line
+            for connection in self.connections.values():
+                _say(connection, line)
 
     def _speaks(self, lost: int) -> bool:
         """One process of each machine does: its first, or its second if that is the lost one."""
@@ -136,12 +154,12 @@ def attend(rank: int, world: int, share: Callable[[list[str]], list[str]]) -> No
     share: gives every process the strings that the first one has.
     """
     presence = Presence(rank, world)
-    server = socket.create_server(("", 0)) if rank == 0 else None
-    port = server.getsockname()[1] if server is not None else 0
-    port, token = share([str(port), secrets.token_hex(8)])
+    server = _listener() if rank == 0 else None
+    own = "" if server is None else str(server.getsockname()[1])
+    port, token = share([own, secrets.token_hex(8)])
     if server is not None:
         presence.listen_to_all(server, token)
-    else:
+    elif rank and port:
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
         try:
             presence.listen_to_first((host, int(port)), token)
@@ -158,6 +176,12 @@ def fail() -> None:
     """Say that this process ends by an error of its own; nothing where it is the only one."""
     for presence in _present:
         presence.end(FAILED)
+
+
+def stop() -> None:
+    """Say that this process ends by a signal, so that one which got none doesn't wait for it."""
+    for presence in _present:
+        presence.end(STOPPED)
 
 
 def lost_another(wait: float = 3.0) -> bool:
@@ -177,6 +201,11 @@ def _leave() -> None:
 def _told(how: str, who: str, world: int) -> str:
     number, _, where = who.partition(" ")
     named = f"process {number} of {world}" + (f" ({where})" if where else "")
+    if how == STOPPED:
+        return (
+            f"\nerror: {named} was stopped by a signal, so the others stop. What was saved is whole: "
+            "the same command with --resume goes on"
+        )
     if how == FAILED:
         return f"\nerror: {named} has stopped with an error of its own, so the others stop"
     return (
@@ -189,24 +218,48 @@ def _name(rank: int) -> str:
     return f"{rank} pid {os.getpid()} on {socket.gethostname()}"
 
 
-def _admit(server: socket.socket, token: str) -> tuple[socket.socket, str] | None:
-    """A connection of our run and who is there; None for anything else that calls."""
-    connection, _ = server.accept()
-    connection.settimeout(SAYING)
-    said, _, name = _receive(connection).decode(errors="replace").strip().partition(" ")
-    if said != token:
-        connection.close()
+def _listener() -> socket.socket | None:
+    try:
+        return socket.create_server(("", 0))
+    except OSError as error:  # an error would leave the others waiting for where to connect
+        logger.warning(
+            "no port can be listened at (%s): if a process ends before its time, the others won't "
+            "know, and wait",
+            error,
+        )
         return None
+
+
+def _accept(server: socket.socket) -> socket.socket | None:
+    try:
+        connection, _ = server.accept()
+    except OSError:  # it is gone already
+        return None
+    connection.settimeout(SAYING)
+    return connection
+
+
+def _name_of(connection: socket.socket, token: str) -> str:
+    """Who of our run has called; "" for anything else that calls."""
+    said, _, name = _receive(connection).partition(" ")
+    if said != token:
+        return ""
     connection.settimeout(None)
     _keep_alive(connection)
-    return connection, name
+    return name
 
 
-def _receive(connection: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> str:
+    """A line of the other side; "" where it is gone."""
     try:
-        return connection.recv(1024)
+        return connection.recv(1024).decode(errors="replace").strip()
     except OSError:
-        return b""
+        return ""
+
+
+def _say(connection: socket.socket, line: str) -> None:
+    with suppress(OSError):  # of the one that was lost
+        connection.sendall(f"{line}\n".encode())
 
 
 def _keep_alive(connection: socket.socket) -> None:
@@ -215,6 +268,16 @@ def _keep_alive(connection: socket.socket) -> None:
     for option, seconds in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+
+
+def _end_at_last() -> None:
+    """End, after a checkpoint that is being written, and what this process does then."""
+    writing = [thread for thread in threading.enumerate() if thread.name == WRITING]
+    for thread in writing:
+        thread.join()
+    if writing:
+        time.sleep(GRACE)
+    os._exit(1)
 
 
 def _later(seconds: float, do: Callable[..., object], *arguments: object) -> None:

@@ -1,7 +1,7 @@
 """One process that is present, and does what it is told: python present.py RANK WORLD FILE GRACE.
 
 FILE is how the others learn where the first one listens. Commands come line by line: "die", "fail",
-"work" (heeding nobody), "end", or "wait" for another to be lost.
+"stop", "work" (heeding nobody), "end", or "wait" for another to be lost.
 """
 
 import os
@@ -33,6 +33,9 @@ def main(rank: int, world: int, told: Path, grace: float) -> None:
         elif command == "fail":
             presence.fail()
             sys.exit(2)
+        elif command == "stop":
+            presence.stop()
+            sys.exit(143)
         elif command == "work":
             time.sleep(60)
         elif command == "end":

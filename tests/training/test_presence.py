@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from blip2ft.training import presence
+from blip2ft.whole import WRITING
 
 PROGRAM = Path(__file__).with_name("present.py")
 Start = Callable[..., list[subprocess.Popen]]
@@ -44,6 +46,16 @@ def start(tmp_path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def first(monkeypatch) -> Iterator[tuple[presence.Presence, tuple[str, int]]]:
+    """The first of three processes, in this one, and where it listens."""
+    monkeypatch.setattr(presence, "_later", lambda *_: None)  # or it would end these tests
+    first, server = presence.Presence(0, 3), socket.create_server(("127.0.0.1", 0))
+    first.listen_to_all(server, "token")
+    yield first, server.getsockname()
+    first.over = True
 
 
 def tell(process: subprocess.Popen, command: str) -> None:
@@ -79,6 +91,27 @@ def test_who_fails_is_told_too(start):
     assert processes[0].returncode == 1
 
 
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_who_is_stopped_alone_takes_the_others_along(start, stopped):
+    """One that got no signal may wait for it in the middle of an evaluation."""
+    processes = start(2, grace=3.0)
+    tell(processes[1 - stopped], "work")  # heeds nobody
+    tell(processes[stopped], "stop")
+    _, said = processes[1 - stopped].communicate(timeout=20)
+    assert processes[1 - stopped].returncode == 1
+    assert f"process {stopped} of 2" in said
+    assert "was stopped by a signal, so the others stop. What was saved is whole" in said
+
+
+def test_where_all_are_stopped_nothing_is_told_of_each_other(start):
+    processes = start(2)
+    for process in processes:
+        tell(process, "stop")
+    for process in processes:
+        assert process.communicate(timeout=20)[1] == ""
+        assert process.returncode == 143
+
+
 def test_where_all_fail_nothing_is_told_of_each_other(start):
     processes = start(3)
     for process in processes:
@@ -109,18 +142,14 @@ def test_who_heeds_nobody_is_ended_when_the_grace_is_over(start):
     assert time.monotonic() - began < 10
 
 
-def test_who_comes_late_is_told_too(monkeypatch, capsys):
-    monkeypatch.setattr(presence, "_later", lambda *_: None)  # or it would end these tests
-    first, server = presence.Presence(0, 3), socket.create_server(("127.0.0.1", 0))
-    address = server.getsockname()
-    first.listen_to_all(server, "token")
+def test_who_comes_late_is_told_too(first, capsys):
+    here, address = first
     with socket.create_connection(address) as early:
         early.sendall(b"token 1 pid 7 on here\n")
-    assert first.lost.wait(10)
+    assert here.lost.wait(10)
     with socket.create_connection(address, timeout=10) as late:
         late.sendall(b"token 2 pid 8 on here\n")
         assert late.recv(100) == b"killed 1 pid 7 on here\n"
-    first.over = True
     assert "process 1 of 3 (pid 7 on here) was killed" in capsys.readouterr().err
 
 
@@ -132,6 +161,71 @@ def test_strangers_are_turned_away(start, tmp_path):
         assert stranger.recv(10) == b""
     tell(processes[0], "end")
     assert processes[0].wait(timeout=20) == 0
+
+
+def test_a_stranger_that_says_nothing_delays_nobody(first, monkeypatch):
+    monkeypatch.setattr(presence, "SAYING", 60.0)
+    here, address = first
+    strangers = [socket.create_connection(address) for _ in range(3)]
+    with socket.create_connection(address) as other:
+        other.sendall(b"token 1 pid 7 on here\n")
+    assert here.lost.wait(5)
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_stranger_that_says_nothing_is_turned_away(first, monkeypatch):
+    monkeypatch.setattr(presence, "SAYING", 0.1)
+    _, address = first
+    with socket.create_connection(address, timeout=10) as stranger:
+        assert stranger.recv(10) == b""
+
+
+def test_others_may_connect_while_the_first_one_fails(first):
+    """Each is told, once, whenever it comes."""
+    here, address = first
+    others = [socket.create_connection(address, timeout=10) for _ in range(40)]
+    for number, other in enumerate(others[:20], 1):
+        other.sendall(f"token {number} pid 7 on here\n".encode())
+    news = threading.Timer(0.01, here._send, ["failed 0 pid 6 on here"])
+    news.start()
+    for number, other in enumerate(others[20:], 21):
+        other.sendall(f"token {number} pid 7 on here\n".encode())
+    news.join()
+    for other in others:
+        assert other.recv(100) == b"failed 0 pid 6 on here\n"
+    here.over = True  # before they leave, which would be news
+    for other in others:
+        other.close()
+
+
+def test_a_checkpoint_that_is_being_written_is_waited_for(monkeypatch):
+    ended, written = [], []
+    monkeypatch.setattr(presence, "GRACE", 0.0)
+    monkeypatch.setattr(presence.os, "_exit", lambda status: ended.append((status, *written)))
+    go_on = threading.Event()
+    write = threading.Thread(target=lambda: go_on.wait(20) and written.append(1), name=WRITING)
+    write.start()
+    end = threading.Thread(target=presence._end_at_last)
+    end.start()
+    end.join(0.1)
+    assert ended == []
+    go_on.set()
+    end.join()
+    assert ended == [(1, 1)]
+
+
+def test_where_no_port_can_be_listened_at_all_go_on_with_a_warning(monkeypatch, caplog):
+    def refuse(address):
+        raise OSError("address family not supported")
+
+    monkeypatch.setattr(presence, "_present", [])
+    monkeypatch.setattr(socket, "create_server", refuse)
+    shared = []
+    presence.attend(0, 2, lambda own: shared.append(own) or own)
+    presence.attend(1, 2, lambda _: shared[0])
+    (warning,) = caplog.messages
+    assert warning.startswith("no port can be listened at (address family not supported): if a")
 
 
 def test_a_first_process_out_of_reach_is_a_warning(monkeypatch, caplog):
