@@ -203,8 +203,8 @@ def _told(how: str, who: str, world: int) -> str:
     named = f"process {number} of {world}" + (f" ({where})" if where else "")
     if how == STOPPED:
         return (
-            f"\nerror: {named} was stopped by a signal, so the others stop. What was saved is whole: "
-            "the same command with --resume goes on"
+            f"\nerror: {named} was stopped by a signal, so the others stop. What was saved is "
+            "whole: the same command with --resume goes on"
         )
     if how == FAILED:
         return f"\nerror: {named} has stopped with an error of its own, so the others stop"
