@@ -202,6 +202,23 @@ def test_features_that_cannot_be_kept_are_refused_as_the_recipe_does(config, cap
     assert "data.crop_scale crops each epoch differently" in err
 
 
+def test_images_at_addresses_are_not_fetched_to_be_counted(
+    config, capsys, no_switches, monkeypatch
+):
+    def fetched(_):
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("blip2ft.data.remote.Remote.read", fetched)
+    (config.parent / "far.csv").write_text("image,caption\nhttps://x.org/a.jpg,a cat\n")
+    source = json.dumps({"source": str(config.parent / "far.csv"), "allow": ["remote"]})
+    line = ("--config", config, *TINY, *CACHED, "--data.train", source)
+    code, out, err = run(capsys, *line)
+    assert (code, "1 sample" in out) == (0, True), err
+    code, _, err = run(capsys, *line, "--cache.folder", "cache")
+    assert code == 2
+    assert "data.train.allow has remote, and to know an image at an address is to fetch it" in err
+
+
 def test_features_of_images_that_are_not_here_are_told_a_piece(config, capsys, no_switches):
     gone = ("--data.train", '{"source": "nowhere.csv"}', "--cache.folder", "cache")
     code, out, _ = run(capsys, "--config", config, *TINY, *CACHED, *gone)

@@ -47,6 +47,14 @@ def obstacles(settings: Mapping[str, Any]) -> list[str]:
         )
     if data["crop_scale"] is not None:
         wrong.append("data.crop_scale crops each epoch differently: set it to null")
+    for split in ("train", "validation", "test"):
+        given = data.get(split) or ()
+        sources = [given] if isinstance(given, Mapping) else given
+        if any("remote" in source.get("allow", ()) for source in sources):
+            wrong.append(
+                f"data.{split}.allow has remote, and to know an image at an address is to fetch it "
+                "anew each time: fetch the images first and write their paths"
+            )
     if data["flip"]:
         wrong.append("data.flip draws anew each epoch: set it to false")
     if data.get("stream") is not None:

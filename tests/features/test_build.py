@@ -320,6 +320,8 @@ def test_the_level_is_where_nothing_trains():
     assert cache_level(settings(parts=frozen, objectives={"itc": 1.0})) == VISION
     assert cache_level(settings(cache={"folder": None}, data={"flip": True})) is None
     assert cache_level(settings(evaluate_only=True)) is None
+    outside = {"train": {"allow": ["outside"]}, "test": None}
+    assert cache_level(settings(data=outside)) == VISION
 
 
 @pytest.mark.parametrize(
@@ -330,9 +332,15 @@ def test_the_level_is_where_nothing_trains():
         ({"data": {"crop_scale": (0.5, 1.0)}}, r"data\.crop_scale crops.*: set it to null"),
         ({"data": {"flip": True}}, r"data\.flip draws anew.*: set it to false"),
         ({"data": {"stream": {"sources": []}}}, r"data\.stream may have .*: give data\.train"),
+        (
+            {"data": {"train": {"allow": ["remote"]}}},
+            r"data\.train\.allow has .*: fetch the images",
+        ),
+        ({"data": {"train": [{}, {"allow": ["remote"]}]}}, r"data\.train\.allow has remote"),
+        ({"data": {"test": {"allow": ["outside", "remote"]}}}, r"data\.test\.allow has remote"),
         ({"data": {"on_bad_image": "skip"}}, r"data\.on_bad_image is skip.*: set it to stop"),
     ],
-    ids=["full", "lora", "crop", "flip", "stream", "skip"],
+    ids=["full", "lora", "crop", "flip", "stream", "remote", "remote-vqa", "remote-test", "skip"],
 )
 def test_what_would_be_stale_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
