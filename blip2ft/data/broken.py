@@ -60,7 +60,7 @@ class NeverEmpty(Dataset):
             tried += 1
         raise ValueError(
             f"{items[0].origin}: {items[0].reason}; and the {tried} samples tried "
-            "after it can't be read either. Look at this shard and its index."
+            "after it can't be read either. blip2ft check names what is wrong with each."
         )
 
 

@@ -103,7 +103,10 @@ class Feed:
         readable = (sample for sample in found if not isinstance(sample, Broken))
         few = [sample for sample, _ in zip(readable, range(count), strict=False)]
         if not few:
-            raise ValueError("none of the first step's samples can be read; look at the shards")
+            raise ValueError(
+                "none of the first step's samples can be read; blip2ft check names what is wrong "
+                "with each"
+            )
         return few
 
     def origins(self, step: int) -> list[list[str]]:
@@ -153,8 +156,8 @@ class Feed:
 
     def _next(self, key: Key) -> Iterator[Key]:
         """What to try in the place of a sample that is broken: those after it."""
-        for number in range(key.sample + 1, key.sample + AROUND):
-            yield Key(key.epoch, number % self.order.length)
+        for step in range(1, min(1 + AROUND, self.order.length)):
+            yield Key(key.epoch, (key.sample + step) % self.order.length)
 
     def _check_samples(self, run: Path, first: int) -> None:
         """Keep how many samples there are, or check that a run that goes on has as many.

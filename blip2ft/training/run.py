@@ -4,10 +4,11 @@ config.yaml          every setting, resolved
 base.json            what it started from: name, commit and digest of the weights
 environment.json     versions, git commit, hardware, command
 stream.json          the shards that a run on a stream learns from
+samples.json         how many samples another run learns from
 log.jsonl            loss, rate and speed while training
 metrics.jsonl        each evaluation's scores
 filtered.jsonl       texts that data.filters left out or masked
-broken.jsonl         samples of a stream that couldn't be read
+broken.jsonl         training samples that couldn't be read
 nonfinite.jsonl      steps that were left out, with the part and the samples concerned
 predictions/         each evaluation's answers
 checkpoints/         to resume from

@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parent.parent / "data"))
 from shard_files import AUGMENT, write_tars
 
 from blip2ft.data.image_texts import image_texts
+from blip2ft.data.order import Key
 from blip2ft.data.records import read_records
 from blip2ft.training.feed import Feed, broken_share, make_feed, open_training
 from blip2ft.training.run import read_lines
@@ -96,6 +97,22 @@ def test_images_that_cant_be_read_are_left_out_where_that_is_asked(photos, size)
     assert texts == (16 if size == 1 else 14)
 
 
+def test_in_the_place_of_a_damaged_one_16_that_follow_are_tried_each_once(photos):
+    few, many = feed_of_records(photos, share=0.5), feed_of_records([*photos] * 4, share=0.5)
+    assert [key.sample for key in few._next(Key(0, 5))] == [6, 7, 0, 1, 2, 3, 4]
+    assert [key.sample for key in many._next(Key(1, 30))] == [31, *range(15)]
+
+
+def test_where_all_near_are_damaged_the_check_is_named(photos):
+    for record in photos:
+        record.image.write_bytes(b"no picture")
+    feed = feed_of_records(photos, share=1.0)
+    with pytest.raises(ValueError, match=r"the \d samples tried after .* blip2ft check names what"):
+        list(feed.batches(Path("run"), 0, 1))
+    with pytest.raises(ValueError, match=r"none of the first step's .*; blip2ft check names what"):
+        feed.first(2)
+
+
 def test_else_it_is_an_error_that_names_the_file(photos):
     feed = feed_of_records(photos, share=None)
     with pytest.raises(ValueError, match=r"photo5\.jpg \(named in captions\.csv:7\): not an image"):
@@ -122,8 +139,6 @@ def test_a_run_that_goes_on_has_as_many_samples_as_it_began_with(photos):
     good = [record for record in photos if record.image.name != "photo5.jpg"]
     list(feed_of_records(good, share=None).batches(Path("run"), 0, 1))
     list(feed_of_records(good, share=None).batches(Path("run"), 1, 2))
-    with pytest.raises(
-        ValueError, match=r"begun with 7 training samples, and now there are 6"
-    ):
+    with pytest.raises(ValueError, match=r"begun with 7 training samples, and now there are 6"):
         feed_of_records(good[1:], share=None).batches(Path("run"), 1, 2)
     list(feed_of_records(good[1:], share=None).batches(Path("run"), 0, 1))  # begun anew
