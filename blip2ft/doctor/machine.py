@@ -33,7 +33,8 @@ Line = tuple[str, str]
 def machine_lines() -> Iterator[Line]:
     """What there is, as pairs of a name and what is said of it."""
     known = environment()
-    packages, commit = known["packages"], known["git_commit"]
+    commit = known["git_commit"]
+    packages = {name: number or "not installed" for name, number in known["packages"].items()}
     yield "blip2ft", packages.pop("blip2ft") + (f", commit {commit}" if commit else "")
     yield "python", f"{known['python']} ({sys.executable})"
     yield "system", known["platform"]

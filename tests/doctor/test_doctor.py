@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from blip2ft.doctor.machine import EXTRAS, machine_lines
+from blip2ft.training.run import environment
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +49,15 @@ def test_the_machine_is_told():
     assert all(text.startswith(("yes: ", "no, pip install ")) for text in map(said.get, EXTRAS))
 
 
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    known = {**environment(), "git_commit": None}
+    known["packages"] = {**known["packages"], "blip2ft": None, "peft": None}
+    monkeypatch.setattr("blip2ft.doctor.machine.environment", lambda: known)
+    said = dict(machine_lines())
+    assert said["blip2ft"] == "not installed"
+    assert "peft not installed" in said["packages"]
+
+
 def test_without_a_run_the_machine_is_all(blip2ft_main):
     status, out, _ = blip2ft_main("doctor")
     assert status == 0
@@ -85,9 +95,9 @@ def test_a_run_that_would_start_is_examined_and_leaves_nothing(
     ("words", "said"),
     [
         (["--optimizer.lr", "0"], "error: optimizer.lr is 0.0: allowed is more than 0"),
-        (["--parts.vision", "ful"], "XXX1"),
+        (["--parts.vision", "ful"], "error: parts.vision is 'ful': allowed is ['frozen', "),
         (["--model.name", "data/tiny-blip3"], "error: there is no folder data/tiny-blip3"),
-        (["--data.train.source", "gone.csv"], "XXX2"),
+        (["--data.train.source", "gone.csv"], "error: gone.csv: no such file or folder"),
         (["--train.best_metric", "nonsense"], "error: train.best_metric is 'nonsense', which the"),
         (["--output", "recipes"], "error: the output folder recipes is in use"),
         (["--train.batch_size", "0"], "error: train.batch_size is 0: allowed is 1 or more"),
