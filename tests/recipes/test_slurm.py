@@ -107,7 +107,7 @@ def test_a_job_whose_time_is_over_is_requeued_and_resumes(recipe, tmp_path):
     stopped = """echo '{"signal": "SIGUSR1"}' > runs/it/stopped.json; touch runs/it/config.yaml"""
     status, said, calls = recipe(f"{stopped}; exit 138", "recipes/vqa.py", "--output=runs/it")
     assert status == 0
-    assert "the job goes on from runs/it/checkpoints when its turn comes" in said
+    assert "the job goes on from runs/it when its turn comes" in said
     assert calls == ["srun --wait=300", "scontrol requeue 41234", ""]
     (tmp_path / "told").unlink()
     status, _, calls = recipe("rm -f runs/it/stopped.json", "recipes/vqa.py", "--output=runs/it")
@@ -115,6 +115,12 @@ def test_a_job_whose_time_is_over_is_requeued_and_resumes(recipe, tmp_path):
     assert calls == ["srun --wait=300", "scontrol requeue 41234", "srun --wait=300", ""]
     told = (tmp_path / "told").read_text().splitlines()
     assert all(line.endswith("recipes/vqa.py --output=runs/it --resume") for line in told)
+
+
+def test_a_job_whose_time_is_over_before_there_is_a_run_is_requeued(recipe):
+    status, _, calls = recipe("exit 138", "recipes/caption.py", "--output", "runs/it")
+    assert status == 0
+    assert calls == ["srun --wait=300", "scontrol requeue 41234", ""]
 
 
 @pytest.mark.parametrize(
