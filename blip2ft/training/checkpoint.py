@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from safetensors.torch import load_file
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from blip2ft.models.adapters import trainable_state
@@ -81,10 +81,13 @@ def save_checkpoint(
     final = checkpoint_of(folder, state["step"])
     if writer is not None:
         writer.wait()  # one is held in memory at a time
+    (there,) = broadcast_object_list([final.exists()])
+    if there:
+        return final
     taken = take(accelerator=accelerator, model=model, optimizer=optimizer, schedule=schedule)
 
     def write() -> None:
-        if taken is not None and not final.exists():
+        if taken is not None:
             write_checkpoint(final, taken.weights, taken.rest, state)
             then()
 
@@ -111,7 +114,8 @@ def load_checkpoint(
     Raises ValueError where what trains now isn't what trained then.
     """
     load_weights(checkpoint, accelerator.unwrap_model(model))
-    rest = torch.load(checkpoint / REST, map_location="cpu", weights_only=True)
+    # mapped: all processes of a machine read the same memory, and none holds all of it
+    rest = torch.load(checkpoint / REST, map_location="cpu", weights_only=True, mmap=True)
     _load_optimizer(checkpoint, optimizer, rest["optimizer"])
     # the schedule is a function of the step
     schedule.last_epoch = rest["schedule"]["last_epoch"]
@@ -133,16 +137,14 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
     Raises ValueError where the two don't have the same names.
     """
     own = _weights_of(model)
-    weights = load_file(checkpoint / WEIGHTS)
-    if weights.keys() != own.keys():
-        other = sorted(weights.keys() ^ own.keys())
-        raise ValueError(
-            f"{checkpoint} can't be resumed: it and this run differ in {len(other)} trained "
-            f"tensors, such as {other[0]}; parts, lora and model must be the same as then"
-        )
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            own[name].copy_(like(own[name], tensor))
+    with safe_open(checkpoint / WEIGHTS, framework="pt") as weights, torch.no_grad():
+        if other := sorted(own.keys() ^ set(weights.keys())):
+            raise ValueError(
+                f"{checkpoint} can't be resumed: it and this run differ in {len(other)} trained "
+                f"tensors, such as {other[0]}; parts, lora and model must be the same as then"
+            )
+        for name, tensor in own.items():  # one at a time is held, of what may be many gigabytes
+            tensor.copy_(like(tensor, weights.get_tensor(name)))
 
 
 def random_state() -> dict[str, Any]:
@@ -231,6 +233,12 @@ def _load_optimizer(
 
 
 def _in_shards(parameter: Tensor, value: Any) -> Any:
-    """An average of `parameter` cut as that is; what isn't of its shape, as it is."""
-    average = isinstance(value, Tensor) and value.shape == parameter.shape
-    return like(parameter, value) if average else value
+    """An average of `parameter` cut as that is; what isn't of its shape, as a copy.
+
+    Nothing of it may stay a part of the file that it is mapped from, which may go.
+    """
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return _copied(value)
+    average = like(parameter, value)
+    # to a device the optimizer copies by itself
+    return average.clone() if parameter.device.type == "cpu" else average

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -115,13 +116,45 @@ def test_loading_copies_in_place(tmp_path):
     assert torch.equal(weight, first.model[1].weight)
 
 
-def test_a_checkpoint_that_is_there_is_never_written_again(tmp_path):
+def test_a_checkpoint_that_is_there_is_never_written_again(tmp_path, monkeypatch):
     run = Run()
     path = run.save(tmp_path, 1)
     content = {p.name: p.read_bytes() for p in path.iterdir()}
     run.step()
+    taken = []
+    monkeypatch.setattr(checkpoint, "take", lambda **_: taken.append(1))
     run.save(tmp_path, 1)
+    with Writer() as writer:
+        run.save(tmp_path, 1, writer=writer)
+    assert taken == []  # nor is it taken to the host
     assert {p.name: p.read_bytes() for p in path.iterdir()} == content
+
+
+def test_loading_holds_one_weight_at_a_time_and_keeps_nothing_of_the_files(tmp_path, monkeypatch):
+    first, second = Run(0), Run(1)
+    first.step()
+    path = first.save(tmp_path, 1)
+    content = {p.name: p.read_bytes() for p in path.iterdir()}
+    held: list[weakref.ref] = []
+
+    def like(own, tensor):
+        assert not any(earlier() is not None for earlier in held)
+        held.append(weakref.ref(tensor))
+        return tensor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "like", like)
+        load_weights(path, second.model)
+    assert len(held) == 2
+    load_checkpoint(path, **second.all())
+    for name, was in content.items():
+        with (path / name).open("r+b") as file:  # in place: what is mapped would change
+            file.write(bytes(len(was)))
+    assert torch.equal(second.model[1].weight, first.model[1].weight)
+    before, after = (run.optimizer.state_dict()["state"] for run in (first, second))
+    for number, values in before.items():
+        for name, value in values.items():
+            assert torch.equal(after[number][name], value), name
 
 
 def test_other_trainables_are_refused_by_name(tmp_path):
@@ -143,6 +176,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path, monkeypatch):
     )
     load_checkpoint(path, **Run().all())
     assert asked["weights_only"] is True
+    assert asked["mmap"] is True
 
 
 def test_random_states_of_another_number_of_processes_are_left_out(tmp_path):
