@@ -17,7 +17,11 @@ from blip2ft.plan.plan import make_plan
 from blip2ft.plan.report import as_text
 from blip2ft.settings import read_settings
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/*.yaml"))
+RECIPES = sorted(
+    path
+    for path in (Path(__file__).parents[1] / "recipes").glob("*/*.yaml")
+    if path.parent.name != "accelerate"  # for the launcher
+)
 TRAINING = [path for path in RECIPES if not yaml.safe_load(path.read_text()).get("evaluate_only")]
 TINY = ("--train.batch_size", "8", "--train.micro_batch_size", "2", "--data.max_target_tokens", "9")
 
