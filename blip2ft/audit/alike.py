@@ -2,13 +2,14 @@
 
 An image is known by its face, a picture of 9 x 8 pixels: our perceptual hash. Two look the same
 where these pixels hardly differ, and make the same pattern. Bits, as the package ImageHash computes
-them, say less: of drawings on plain ground most are equal, or noise. The search is exact, and
-compares 24 numbers an image by products of matrices, of images that differ much in the main
-direction not even these: 100,000 take seconds.
+them, say less: of drawings on plain ground most are equal, or noise. The search compares 24 numbers
+an image by products of matrices, of images that differ much in the main direction not even these,
+and then the faces of those that come near. It is exact, but where more than 100 come near to one
+image, as frames of a film do: see `first_alike`.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -18,12 +19,19 @@ LIKENESS = 0.9  # correlation of their pixels: small things on like ground aren'
 NUMBERS = 24  # of each image that are compared first
 BLOCK = 1024  # images compared at once with as many others
 PAIRS = 1 << 15  # pairs whose faces are in memory at once
+COMPARED = 100  # images that come near, with which one is compared in full
+
+Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def alike_pairs(faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def alike_pairs(
+    faces: np.ndarray, waiting: np.ndarray | None = None, choose: Choose | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The pairs that look the same, each once, as two arrays of numbers, in portions.
 
-    faces: (N, 216) uint8.
+    faces: (N, 216) uint8; waiting: (N,) bool, the images of which pairs are still looked for, all
+    without it; choose: which pairs are compared in full, as a mask, all without it. It is given
+    their smaller and their larger numbers, in a block the nearest first, and may change `waiting`.
     """
     # of faces that differ by so much in all, no more than that in any few directions
     reach = math.sqrt(MEAN * MOST * faces.shape[1]) * 1.001
@@ -38,10 +46,19 @@ def alike_pairs(faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for begin in range(start, last, BLOCK):
             columns = slice(begin, min(begin + BLOCK, last))
             apart = squares[rows, None] + squares[columns] - 2 * few[rows] @ few[columns].T
-            first, second = np.nonzero(apart <= reach**2)
-            first, second = first + start, second + begin
-            once = first < second
-            yield from _same(faces, patterns, order[first[once]], order[second[once]])
+            near = apart <= reach**2
+            if waiting is not None:
+                near &= waiting[order[rows], None] | waiting[order[columns]]
+            first, second = np.nonzero(near)
+            once = first + start < second + begin
+            first, second = first[once], second[once]
+            nearest = np.argsort(apart[first, second])
+            one, other = order[first[nearest] + start], order[second[nearest] + begin]
+            one, other = np.minimum(one, other), np.maximum(one, other)
+            if choose is not None:
+                chosen = choose(one, other)
+                one, other = one[chosen], other[chosen]
+            yield from _same(faces, patterns, one, other)
 
 
 def main_directions(faces: np.ndarray) -> np.ndarray:
@@ -76,7 +93,7 @@ def _same(
         one, other = one[same], other[same]
         same = np.einsum("pi,pi->p", patterns[one], patterns[other]) >= LIKENESS
         if same.any():
-            yield np.minimum(one, other)[same], np.maximum(one, other)[same]
+            yield one[same], other[same]
 
 
 def first_alike(
@@ -88,15 +105,44 @@ def first_alike(
 
     inside: by name, which images are of a group, (N,) bool; in it, one is looked for among those
     before it. across: by name, of which group one is looked for, and in which other.
+
+    Under each name, an image is compared in full with no more than `COMPARED` that come near, by
+    and large the nearest: it is the first of these, and beyond them one may be missed.
     """
     count = len(faces)
-    found = {name: np.full(count, count, np.int64) for name in (*inside, *across)}
-    for first, second in alike_pairs(faces):
-        for name, member in inside.items():
-            both = member[first] & member[second]
-            np.minimum.at(found[name], second[both], first[both])
-        for name, (of, among) in across.items():
-            for one, other in ((first, second), (second, first)):
-                both = inside[of][one] & inside[among][other]
-                np.minimum.at(found[name], one[both], other[both])
+    searches = {name: (member, member) for name, member in inside.items()}
+    searches |= {name: (inside[of], inside[among]) for name, (of, among) in across.items()}
+    found = {name: np.full(count, count, np.int64) for name in searches}
+    left = {name: np.where(of, COMPARED, 0) for name, (of, _) in searches.items()}
+    waiting = np.ones(count, bool)
+
+    def asking(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Under each name, the pairs (by place) in it, and which of the two is looked for one."""
+        for name, (of, among) in searches.items():
+            ways = [(other, one)] if name in inside else [(other, one), (one, other)]
+            for seeker, partner in ways:
+                places = np.flatnonzero(of[seeker] & among[partner])
+                yield name, places, seeker[places]
+
+    def choose(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        chosen = np.zeros(len(one), bool)
+        for name, places, seeker in asking(one, other):
+            kept = _turn(seeker) < left[name][seeker]
+            chosen[places[kept]] = True
+            left[name] -= np.bincount(seeker[kept], minlength=count)
+        waiting[:] = np.any([some > 0 for some in left.values()], axis=0)
+        return chosen
+
+    for one, other in alike_pairs(faces, waiting, choose):
+        for name, places, seeker in asking(one, other):
+            np.minimum.at(found[name], seeker, (one + other)[places] - seeker)
     return {name: np.where(first == count, -1, first) for name, first in found.items()}
+
+
+def _turn(numbers: np.ndarray) -> np.ndarray:
+    """How often each number was there before: [5, 7, 5, 5] gives [0, 0, 1, 2]."""
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    turns = np.empty(len(numbers), np.int64)
+    turns[order] = np.arange(len(numbers)) - np.searchsorted(ordered, ordered)
+    return turns

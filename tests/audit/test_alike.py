@@ -78,3 +78,42 @@ def test_the_first_alike_is_of_the_group_that_is_asked_for():
     assert found["train"].tolist() == [-1, -1, 0, -1, -1]
     assert found["test"].tolist() == [-1, -1, -1, -1, -1]
     assert found["both"].tolist() == [-1, -1, -1, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["alike", "near"])
+def test_of_many_that_come_near_each_is_compared_with_a_few(monkeypatch, kind):
+    count, compared = 400, []
+    same = blip2ft.audit.alike._same
+
+    def counting(faces, patterns, first, second):
+        compared.append(len(first))
+        return same(faces, patterns, first, second)
+
+    monkeypatch.setattr(blip2ft.audit.alike, "_same", counting)
+    monkeypatch.setattr(blip2ft.audit.alike, "COMPARED", 10)
+    monkeypatch.setattr(blip2ft.audit.alike, "BLOCK", 64)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, {"alike": 1, "near": 10}[kind], (count, 216))
+    faces = np.clip(face(picture(0)) + noise, 0, 255).astype(np.uint8)
+    train = np.arange(count) < 300
+    found = first_alike(faces, {"train": train, "test": ~train}, {"both": ("test", "train")})
+    # in its group, and those of the test in the other: of all pairs there are 79,800
+    assert sum(compared) <= 10 * (count + 100)
+    if kind == "alike":
+        assert np.flatnonzero(found["train"] == -1).tolist() == [0, *range(300, 400)]
+        assert np.flatnonzero(found["test"] == -1).tolist() == [*range(301)]
+        assert (found["both"][300:] >= 0).all()
+        assert (found["both"] < 300).all()
+        assert (found["train"][1:300] < np.arange(1, 300)).all()
+    else:
+        assert all((first == -1).all() for first in found.values())
+
+
+def test_among_many_that_come_near_the_one_that_is_the_same_is_found(monkeypatch):
+    monkeypatch.setattr(blip2ft.audit.alike, "COMPARED", 10)
+    noise = np.random.default_rng(0).normal(0, 10, (200, 216))
+    faces = np.clip(face(picture(0)) + noise, 0, 255).astype(np.uint8)
+    faces[150] = faces[20]
+    found = first_alike(faces, {"train": np.ones(200, bool)}, {})
+    assert np.flatnonzero(found["train"] >= 0).tolist() == [150]
+    assert found["train"][150] == 20
