@@ -105,14 +105,17 @@ def remove_partial(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path, name: str = LOCK, *, doing: str = "writing to") -> Iterator[None]:
+def alone(
+    folder: Path, name: str = LOCK, *, doing: str = "writing to", by_file: bool = True
+) -> Iterator[None]:
     """Keep other runs from writing to the same folder; a run that is killed lets go of it.
 
-    name: of the lock, where several processes share the work; doing: what they do, for the error.
+    name: of the lock, where several processes share the work; doing: what they do, for the error;
+    by_file: on a disk that knows no locks, a file is one, which a kill on another machine leaves.
 
-    Raises InUse, a ValueError, where another has it.
+    Raises InUse, a ValueError, where another has it, and OSError on such a disk without `by_file`.
     """
-    lock = FileLock(folder / name, timeout=0)
+    lock = FileLock(folder / name, timeout=0, fallback_to_soft=by_file)
     try:
         lock.acquire()
     except Timeout as error:

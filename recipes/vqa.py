@@ -16,12 +16,14 @@ from blip2ft.features.level import cache_level
 from blip2ft.hub import check_model_name
 from blip2ft.parse import parse_config, run_cleanly
 from blip2ft.quiet import quiet_libraries
+from blip2ft.training.hold import hold, holding
 from blip2ft.training.run import check_output, stop_outside_of_steps
 from blip2ft.training.same_run import check_same_base, check_same_settings
 from blip2ft.training.settings import check_settings, lora_warning, warmup_warning
 from blip2ft.whole import write_text
 
 
+@holding()
 def main(config: VqaConfig, config_yaml: str) -> None:
     check_output(config.output, resume=config.train.resume)
     stop_outside_of_steps(config.output)
@@ -88,6 +90,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     if warning := lora_warning(asdict(config)):
         say(warning)
+    if config.train.resume:
+        hold(Path(config.output), accelerator)
     begun = newest_whole(Path(config.output) / "checkpoints", accelerator)
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)

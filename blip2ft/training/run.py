@@ -13,6 +13,7 @@ nonfinite.jsonl      steps that were left out, with the part and the samples con
 predictions/         each evaluation's answers
 checkpoints/         to resume from
 adapter/             what was trained, when the run has ended
+.lock                held while the run goes on, by its first process
 stopped.json         which signal stopped the run, until it goes on: --resume does
 """
 
@@ -28,9 +29,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blip2ft.training.hold import hold
 from blip2ft.training.same_run import keep_base
 from blip2ft.training.signals import stop_at_once
-from blip2ft.whole import check_writable, remove_partial, whole, write_text
+from blip2ft.whole import LOCK, check_writable, remove_partial, whole, write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,7 +58,7 @@ def check_output(output: str | Path, *, resume: bool) -> None:
     away: however the run ends now, that was of before.
     """
     run = Path(output)
-    in_use = run.exists() and (not run.is_dir() or any(run.iterdir()))
+    in_use = run.exists() and (not run.is_dir() or any(p.name != LOCK for p in run.iterdir()))
     if in_use and not resume:
         raise ValueError(
             f"the output folder {run} is in use and nothing in it is ever overwritten; resume it "
@@ -75,13 +77,13 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     A resumed run keeps its first config.yaml and gets a further one, named after it. What a kill
     left half-written is removed.
     """
+    check_output(run, resume=resume)  # another may have begun and ended here while this one loaded
     times = len(list(run.glob("config*.yaml")))
     suffix = f"-resumed-{times}" if resume else ""
     # the first of all: with it the folder is a run's, and --resume goes on
     write_text(run / f"config{suffix}.yaml", config_yaml)
     (run / "checkpoints").mkdir(exist_ok=True)
     (run / "predictions").mkdir(exist_ok=True)
-    (run / STOPPED).unlink(missing_ok=True)
     for folder in (run, run / "checkpoints", run / "predictions"):
         remove_partial(folder)
     text = json.dumps(environment(), indent=2) + "\n"
@@ -91,7 +93,14 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
 def start_run(
     run: Path, config_yaml: str, base: "Base", accelerator: "Accelerator", *, resume: bool
 ) -> None:
-    """Open the folder and the trackers of a run; call on every process, after `check_output`."""
+    """Open the folder and the trackers of a run; call on every process, after `check_output`.
+
+    A new run's folder is made and held only here; one that goes on is held already.
+
+    Raises InUse, a ValueError, where another run has begun in the folder since.
+    """
+    if not resume:
+        hold(run, accelerator)
     if accelerator.is_main_process:
         open_run(run, config_yaml, resume=resume)
         keep_base(run, base)

@@ -104,7 +104,7 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     found = {path.name for path in run.iterdir()}
     assert found == {
         *("config.yaml", "base.json", "environment.json", "log.jsonl", "metrics.jsonl"),
-        *("predictions", "checkpoints", "adapter"),
+        *("samples.json", "predictions", "checkpoints", "adapter", ".lock"),
     }
     again = parse("--config", str(run / "config.yaml"))
     assert again == parse(*[str(word) for word in tiny(opt_folder, photo_folder, run)])
