@@ -77,7 +77,8 @@ def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
     A resumed run keeps its first config.yaml and gets a further one, named after it. What a kill
     left half-written is removed.
     """
-    check_output(run, resume=resume)  # another may have begun and ended here while this one loaded
+    if not resume:
+        check_output(run, resume=False)  # another may have begun here while this one loaded
     times = len(list(run.glob("config*.yaml")))
     suffix = f"-resumed-{times}" if resume else ""
     # the first of all: with it the folder is a run's, and --resume goes on

@@ -92,6 +92,14 @@ def test_a_resumed_run_keeps_its_first_settings(tmp_path):
     assert (run / "predictions").is_dir()
 
 
+def test_a_run_that_began_while_this_one_loaded_is_not_overwritten(tmp_path):
+    check_output(tmp_path, resume=False)
+    open_run(tmp_path, "seed: 1\n", resume=False)
+    with pytest.raises(ValueError, match="is in use and nothing in it is ever overwritten"):
+        open_run(tmp_path, "seed: 2\n", resume=False)
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
+
+
 def test_the_environment_names_what_the_numbers_came_from():
     found = json.loads(json.dumps(environment()))
     assert found["packages"]["torch"]
