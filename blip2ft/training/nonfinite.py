@@ -88,10 +88,14 @@ def name_nonfinite_part(
             handle.remove()
     if order:
         weights = [n for n, p in parameters_of(model, order[0]) if not _all_finite(p)]
-        cause = f"its weight {weights[0]} isn't finite" if weights else "its weights are finite"
+        if weights:
+            return (
+                f"it comes from part {order[0]!r}, whose weight {weights[0]} isn't finite: fetch "
+                "the checkpoint that the run starts from again, or go on from an earlier one"
+            )
         return (
-            f"it comes from part {order[0]!r} ({cause}); in fp16 this is an overflow: use "
-            "model.precision bf16 or fp32; otherwise lower optimizer.lr"
+            f"it comes from part {order[0]!r} (its weights are finite); in fp16 this is an "
+            "overflow: use model.precision bf16 or fp32; otherwise lower optimizer.lr"
         )
     if not bool(torch.isfinite(value)):
         return "every part is finite, so it is the loss itself: is a batch without any label?"

@@ -11,7 +11,7 @@ from blip2ft.errors import Stopped
 
 logger = logging.getLogger(__name__)
 # A launcher passes on what its processes got already, as members of its group: that is one signal.
-ONE_SIGNAL_SECONDS = 2.0
+ONE_SIGNAL_SECONDS = 0.5
 # Schedulers send SIGTERM, or SIGUSR1 a while before, as Slurm does where it is told to.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

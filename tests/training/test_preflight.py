@@ -134,7 +134,7 @@ def test_a_weight_that_is_nan_is_named(opt_folder, part, name):
     model, layout = prepared(opt_folder)
     with torch.no_grad():
         model.get_parameter(name).view(-1)[0] = float("nan")
-    with pytest.raises(ValueError, match=f"comes from part '{part}' .its weight {name} isn't fin"):
+    with pytest.raises(ValueError, match=f"part '{part}', whose weight {name} isn't finite: fet"):
         check(model, layout)
 
 
