@@ -37,6 +37,7 @@ def test_each_of_the_asked_is_looked_at_once(pictures, workers):
     assert seen(pictures, asked, workers) == {n: look_at(pictures[n].image) for n in asked}
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_process_is_told_and_the_others_are_looked_at(
     pictures, monkeypatch
 ):

@@ -362,6 +362,7 @@ def test_without_bitsandbytes_no_other_model_is_advised(load, opt_folder, reques
 def test_of_bitsandbytes_warnings_only_that_on_a_kernel_we_do_not_use_is_left_out(caplog):
     quantization_config({}, torch.float32)
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    caplog.set_level(logging.WARNING, logger.name)  # a command may have silenced it before
     logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s", "no kernels")
     logger.warning("something else")
     assert caplog.messages == ["something else"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from blip2ft.config import CaptionConfig, RetrievalConfig
 from blip2ft.parse import parse_config
 from blip2ft.sharding import write_shards
-from blip2ft.training import loop
+from blip2ft.training import keeping
 from blip2ft.training.run import read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,7 @@ def test_a_stopped_run_on_shards_goes_on_as_if_it_hadnt(
     for stops in (1, 3):
         run = tmp_path / f"stopped-{stops}"
         stopped = [*words, "--output", run]
-        save = loop.save_checkpoint
+        save = keeping.save_checkpoint
 
         def save_and_stop(*args, stops=stops, save=save, **kwargs):
             path = save(*args, **kwargs)
@@ -148,7 +148,7 @@ def test_a_stopped_run_on_shards_goes_on_as_if_it_hadnt(
             return path
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "save_checkpoint", save_and_stop)
+            patch.setattr(keeping, "save_checkpoint", save_and_stop)
             with pytest.raises(Stop):
                 run_recipe(task, *stopped)
         torch.manual_seed(random.randrange(1000))  # what a new process starts from is no matter

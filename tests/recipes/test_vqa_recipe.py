@@ -189,6 +189,7 @@ def test_bad_prompts_and_missing_stage1_are_refused(
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 def test_two_processes_answer_as_one(opt_folder, retriever_folder, questions, tmp_path):
     """Written and chosen answers alike; each question once, in its order."""
     listed = tmp_path / "answers.txt"

@@ -41,6 +41,7 @@ def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> N
         torch.testing.assert_close(two[name], tensor, atol=2e-5, rtol=2e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(retriever_folder, photo_folder, tmp_path):
     """Uneven batches, negatives and positives on either side, and the ranking after."""
     two_processes(retriever_folder, photo_folder / "captions.csv", tmp_path / "two")
