@@ -99,10 +99,10 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
 def weights_sample(files: list[Path]) -> str:
     """sha256 over the shapes and some values of all tensors in `files`.
 
-    The first, the middle and the last row of each tensor count, rounded to bf16: so that the digest
-    of 15 GB takes a second, and is the same for a copy in bf16, in other files, under other names
-    or with tied weights written once. Training moves all rows. That no bit of a file is damaged
-    isn't said.
+    The first, the middle and the last row of each tensor count, rounded to bf16: so that little of
+    a large checkpoint is read, and the digest is the same for a copy in bf16, in other files, under
+    other names or with tied weights written once. Training moves all rows. That no bit of a file is
+    damaged isn't said.
     """
     digest = hashlib.sha256()
     for shape, values in sorted({sample for file in files for sample in _samples(file)}):
