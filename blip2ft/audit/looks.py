@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from blip2ft.data.images import FORMATS, ORIENTATION, UPRIGHT, open_image
+from blip2ft.data.images import FORMATS, UPRIGHT, open_image, orientation_of
 
 CHUNK = 1 << 20  # bytes of a file read at once
 FACE = (9, 8)  # pixels of the picture by which images are compared
@@ -112,7 +112,7 @@ def _look(file: BinaryIO, source: str | Path | bytes) -> Look:
             if image.width * image.height > limit:
                 return Look("huge", f"{image.width:,} x {image.height:,} pixels", **seen)
             seen["transparent"] = image.has_transparency_data
-            seen["turned"] = _orientation(image) in UPRIGHT
+            seen["turned"] = orientation_of(image) in UPRIGHT
             seen["deep"] = _is_deep(image, file)
             seen["frames"] = int(getattr(image, "n_frames", 1))
     except Exception:  # on damaged data, decoders raise whatever they stumble on
@@ -161,13 +161,6 @@ def _is_clear(file: BinaryIO) -> bool:
     with Image.open(file, formats=FORMATS) as image:
         extrema: Any = image.getchannel("A").getextrema()
         return extrema[0] < 255
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged EXIF in a good image
-        return 1
 
 
 def _is_deep(image: Image.Image, file: BinaryIO) -> bool:

@@ -109,14 +109,15 @@ def _decode(file: BinaryIO, where: str, size_hint: int | None) -> Image.Image:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """An opened image of any mode as RGB: upright, deep ones scaled, transparency on white."""
-    turn = UPRIGHT.get(_orientation(image))
+    turn = UPRIGHT.get(orientation_of(image))
     rgb = _to_rgb(image)
     rgb = rgb if turn is None else rgb.transpose(turn)
     rgb.info = {}  # the orientation is used up: it must not turn the image again
     return rgb
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """An opened image's EXIF orientation, 1 to 8; 1 where there is none that can be read."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF in a good image

@@ -90,12 +90,13 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
 
     name, revision = model_settings["name"], model_settings["revision"]
     config = read_config(name, revision, ("blip-2", "instructblip"))
-    model, processor = load_for(task, settings, frozen_dtype(accelerator, config))
+    frozen = frozen_dtype(accelerator, config)
+    model, processor = load_for(task, settings, frozen)
     base = identify(name, revision)
     commit = f", commit {base.revision[:12]}" if base.revision else ""
     say(f"base         {base.base}{commit}, weights {base.base_digest[:12]}\n")
     attach_lora(model, parts, **settings["lora"], device=accelerator.device)
-    set_trainable(model, parts, frozen_dtype(accelerator, config))
+    set_trainable(model, parts, frozen)
     if task == "retrieval":
         for _, parameter in model.unused_parameters():
             parameter.requires_grad_(False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_run import PAPER, turn_off_dropout
 from torch import nn
 
 from blip2ft.data.batches import text_layout
@@ -40,20 +41,10 @@ from blip2ft.training.processes import frozen_dtype, start_processes
 from blip2ft.training.sharded import gathered, prepare, shard
 from blip2ft.training.stored import list_checkpoints
 
-PAPER = {"vision": "full", "qformer": "full", "projection": "full", "language": "frozen"}
 LORA = {"vision": "lora", "qformer": "full", "projection": "full", "language": "lora"}
 BATCH = 12  # by 1 to 4 processes; 8 photos, so that a step begins within an epoch
 EVALUATED = 7  # of which no number of processes above 1 has as many each
 TEXTS = ("a cat", "the dog and a bird on the apple", "a car", "a blue bird", "an apple", "red")
-
-
-def turn_off_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "attention_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 def spoiled(what: str) -> Callable:
