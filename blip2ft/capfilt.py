@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.data.cache import FETCHED, Cache, default_cache
 from blip2ft.data.loading import load_batches
 from blip2ft.data.shard_records import Source
@@ -131,7 +132,7 @@ def capfilt(
         loader = load_batches(images, _batches(left, opened, batch_size), list, workers=workers)
         samples = sum(opened.shards[i].samples for i in left)
         hidden = not progress or rank != 0
-        bar = tqdm(total=samples, desc="capfilt", unit=" samples", disable=hidden)
+        bar = progress_bar(total=samples, desc="capfilt", unit=" samples", hidden=hidden)
         with alone(out, f"{LOCK}-{rank}"), bar:
             batches = iter(loader)
             for i in left:

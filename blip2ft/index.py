@@ -10,8 +10,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.features.together import of_all, together
 from blip2ft.photos.encoder import Encoder
 from blip2ft.photos.files import Photo, find_photos, is_changed, read_photos
@@ -120,7 +120,7 @@ def index_photos(
             if workers is None:
                 workers = 8 if encoder.device.type == "cuda" else 0
             rows = _encode(encoder, shards, mine, broken, batch_size, workers)
-            bar = tqdm(rows, "index", len(mine), disable=not progress or rank > 0)
+            bar = progress_bar(rows, "index", len(mine), hidden=not progress or rank > 0)
             added, moved = _write(out, bar, rank, world)
         if accelerator is not None:
             done = of_all(accelerator, (added, moved, broken))

@@ -12,9 +12,6 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if not sys.stderr.isatty():
-        # read by tqdm when it is imported: a file gets a line now and then, not one a step
-        os.environ.setdefault("TQDM_MININTERVAL", "60")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("blip2ft").setLevel(logging.INFO)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

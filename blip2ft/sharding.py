@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.data.entries import Request
 from blip2ft.data.loading import load_batches
 from blip2ft.data.patterns import find_files
@@ -124,7 +124,7 @@ def write_shards(
         todo = [n for n in range(-(-len(records) // size)) if n not in done]
         job = _Job(records, order, size, out, name, image_size)
         loader = load_batches(job, [[number] for number in todo], list, workers=workers)
-        for (written,) in tqdm(loader, "shard", len(todo), disable=not progress):
+        for (written,) in progress_bar(loader, "shard", len(todo), hidden=not progress):
             done[written.number] = written
             with (out / DONE).open("a") as file:
                 file.write(json.dumps(written._asdict()) + "\n")
@@ -186,7 +186,7 @@ def index_elsewhere(
     with alone(out):
         lines = read_lines(out / COUNTED)
         done = {line["url"]: Counted(line["nsamples"], line["filesize"]) for line in lines}
-        for url in tqdm(urls, "count", disable=len(urls) < FEW):
+        for url in progress_bar(urls, "count", hidden=len(urls) < FEW):
             name = url if is_remote(url) else os.path.abspath(url)
             if name not in done:
                 done[name] = count_at(url, out / f"{PARTIAL}fetched")

@@ -42,8 +42,7 @@ def _caption(arguments: argparse.Namespace) -> int:
     if not arguments.model and not arguments.adapter:
         raise ValueError("say which model: --model ID_OR_FOLDER, or --adapter RUN")
     quiet_libraries()
-    from tqdm import tqdm
-
+    from blip2ft.bars import progress_bar
     from blip2ft.captioner import DEFAULT_PROMPT, caption
     from blip2ft.data.images import open_image
 
@@ -56,7 +55,7 @@ def _caption(arguments: argparse.Namespace) -> int:
     out = arguments.out.open("w", encoding="utf-8") if arguments.out else sys.stdout
     # no bar among the answers on a terminal
     hidden = len(paths) < 2 or (out is sys.stdout and out.isatty())
-    bar = tqdm(total=len(paths), desc="caption", file=sys.stderr, disable=hidden)
+    bar = progress_bar(total=len(paths), desc="caption", hidden=hidden)
     with bar:
         for start in range(0, len(paths), arguments.batch_size):
             chunk = paths[start : start + arguments.batch_size]

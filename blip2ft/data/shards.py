@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.data.counts import keep_counts
 from blip2ft.data.entries import SHOWN, Request
 from blip2ft.data.hub_files import hub_files
@@ -124,7 +124,7 @@ def scan_tars(paths: Sequence[str]) -> dict[str, int]:
     """Samples of local tars, from their headers; several processes look at many."""
     workers = min(os.cpu_count() or 1, 8) if len(paths) > MANY else 0
     loader = load_batches(_Scan(paths), [[i] for i in range(len(paths))], list, workers=workers)
-    bar = tqdm(loader, "count", len(paths), disable=len(paths) < MANY, leave=False)
+    bar = progress_bar(loader, "count", len(paths), hidden=len(paths) < MANY, leave=False)
     return {path: count for path, (count,) in zip(paths, bar, strict=True)}
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.data.loading import load_batches
 from blip2ft.filters.harmful import harmful_finder
 from blip2ft.filters.personal import find_personal, mask_personal
@@ -57,7 +57,8 @@ def judge_all(
     loader = load_batches(job, pieces, list, workers=workers if len(unique) >= FEW else 0)
     verdicts: dict[str, Verdict] = {}
     quiet = not progress or len(unique) < FEW
-    for (piece,) in tqdm(loader, "filtering", len(pieces), unit="k texts", disable=quiet):
+    bar = progress_bar(loader, "filtering", len(pieces), unit="k texts", hidden=quiet)
+    for (piece,) in bar:
         verdicts.update(piece)
     return verdicts
 

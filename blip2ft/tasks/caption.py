@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers import Blip2ForConditionalGeneration
 
+from blip2ft.bars import progress_bar
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
 from blip2ft.data.broken import Broken
 from blip2ft.data.image_texts import ImageTexts, image_texts
@@ -165,7 +165,8 @@ def predict(
     )
     model.eval()
     answers: list[tuple[int, str]] = []
-    bar = tqdm(total=len(mine), desc="caption", disable=not progress or rank != 0, leave=False)
+    hidden = not progress or rank != 0
+    bar = progress_bar(total=len(mine), desc="caption", hidden=hidden, leave=False)
     with bar, accelerator.autocast() if accelerator else nullcontext():
         for batch in loader:
             texts = generate(model, layout, [sample for _, sample in batch], **options)

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.data.images import EvalTransform
 from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.data.pairs import PairLayout
@@ -97,7 +97,8 @@ def rank(
         best_texts, best_images = _most_similar(of_images, of_texts, mine, candidates)
         wanted = _wanted_texts(best_texts, best_images, mine)
         scores = []
-        for i, chosen in enumerate(tqdm(wanted, "match", disable=not show, leave=False)):
+        bar = progress_bar(wanted, "match", hidden=not show, leave=False)
+        for i, chosen in enumerate(bar):
             score = similarities(of_images[i : i + 1], of_texts[chosen])[0]
             if rerank:
                 keys = project_images(model.qformer, embeds[i : i + 1].to(model.device))
@@ -174,7 +175,7 @@ def _image_features(
         workers=workers,
     )
     with _kept(shape, torch.bfloat16 if half else torch.float32) as embeds:
-        bar = tqdm(total=len(records), desc="encode", disable=not progress, leave=False)
+        bar = progress_bar(total=len(records), desc="encode", hidden=not progress, leave=False)
         start = 0
         for pixels in loader:
             rows = slice(start, start + len(pixels))

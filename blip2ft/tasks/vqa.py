@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.data.batches import IGNORE, Sample, TextLayout
 from blip2ft.data.broken import Broken, broken_image
 from blip2ft.data.images import EvalTransform, TrainTransform
@@ -261,7 +261,7 @@ def answer(
     mine = []
     show = progress and process == 0
     with accelerator.autocast() if accelerator else nullcontext():
-        for i in tqdm(chosen[process::world], "choose", disable=not show, leave=False):
+        for i in progress_bar(chosen[process::world], "choose", hidden=not show, leave=False):
             question = questions[i]
             choices, ids = candidates or (), shared
             if question.choices:

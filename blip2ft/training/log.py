@@ -12,6 +12,7 @@ from blip2ft.training.run import append_line
 
 logger = logging.getLogger(__name__)
 
+PAUSE = 60.0  # seconds between lines where there is no bar, as in a scheduler's file
 STARVED = 0.2  # a fifth: the step would be a quarter longer than it has to be
 
 
@@ -27,6 +28,7 @@ class Log:
         self.path, self.every, self.accelerator, self.bar = path, every, accelerator, bar
         self.samples, self.seconds, self.waited, self.since = 0, 0.0, 0.0, 0.0
         self.told = False
+        self.said = time.perf_counter()
 
     def begin(self) -> None:
         """A step begins: its batches are waited for."""
@@ -52,9 +54,13 @@ class Log:
             kept = {name: v if math.isfinite(v) else None for name, v in values.items()}
             append_line(self.path, {"step": step, **kept})
         self.accelerator.log(values, step=step)
-        self.bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {speed:.1f} images/s")
-        # the first line has the workers' start in it
+        told = f"loss {loss:.3f}, lr {rate:.1e}, {speed:.1f} images/s"
+        self.bar.set_postfix_str(told)
         main = self.accelerator.is_main_process
+        if main and self.bar.disable and time.perf_counter() - self.said > PAUSE:
+            self.said = time.perf_counter()
+            logger.info("step %d of %d: %s", step, self.bar.total, told)
+        # the first line has the workers' start in it
         if main and waiting > STARVED and step > self.every and not self.told:
             self.told = True
             self.bar.clear()

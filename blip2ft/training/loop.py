@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.errors import plain_message
 from blip2ft.models.parts import set_train_mode
 from blip2ft.training.background import Writer
@@ -108,7 +108,7 @@ def train(
 
     watch = Watch(bare, accelerator)
     main = accelerator.is_main_process
-    bar = tqdm(total=steps, initial=progress.step, desc="train", disable=not main)
+    bar = progress_bar(total=steps, initial=progress.step, desc="train", hidden=not main)
     log = Log(run / "log.jsonl", milestones.log_every, accelerator, bar)
     # workers start here: torch sets its handler of their end before `Signals` takes it away
     micro_batches = _without_end(batches(progress.step, steps))

@@ -56,3 +56,10 @@ def test_one_process_of_many_says_that_it_starves(tmp_path, clock, caplog):
     with caplog.at_level("WARNING", "blip2ft"):
         run_steps(make_log(tmp_path, 1, main=False), clock, [9.0] * 4, work=1.0)
     assert not caplog.messages
+
+
+def test_without_a_bar_a_line_now_and_then_tells_how_far_it_is(tmp_path, clock, caplog):
+    with caplog.at_level("INFO", "blip2ft"):
+        run_steps(make_log(tmp_path, 1), clock, [0.0] * 2, work=8.0)
+        run_steps(make_log(tmp_path, 1, main=False), clock, [0.0] * 4, work=8.0, first=3)
+    assert caplog.messages == ["step 2 of 8: loss 1.000, lr 1.0e-01, 1.0 images/s"]
