@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from blip2ft.filters.rules import HARMFUL, PERSONAL, Rules
 from blip2ft.quiet import quiet_libraries
 
 READING = ("format", "split", "image_root", "image_column", "caption_column", "id_column")
-FILTERS = {field.name: field.default for field in fields(Rules)}
+FILTERS = asdict(Rules())
 LISTED = 20  # broken images named; all are in broken.jsonl
 
 

@@ -6,7 +6,6 @@ see these classes. Sections and tables cited are those of the BLIP-2 paper (arXi
 
 from blip2ft.config.data import (
     DataConfig,
-    FiltersConfig,
     QuestionSourceConfig,
     SourceConfig,
     StreamConfig,
@@ -36,7 +35,6 @@ __all__ = [
     "CacheConfig",
     "CaptionConfig",
     "DataConfig",
-    "FiltersConfig",
     "GenerationConfig",
     "LoraConfig",
     "ModelConfig",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from blip2ft.filters.rules import Rules
+
 
 @dataclass(frozen=True)
 class SourceConfig:
@@ -85,30 +87,6 @@ class StreamConfig:
 
 
 @dataclass(frozen=True)
-class FiltersConfig:
-    """What is left out of the training texts, or masked. Evaluation data stay as they are.
-
-    pip install "blip2ft[filters]". It is told on the console, and text by text in the run's
-    filtered.jsonl. Such filters miss much, names of people above all, and have false alarms.
-
-    Args:
-        harmful: "drop" captions, questions and answers with a harmful word.
-        personal: "mask" email addresses, phone, card and account numbers and @names, each by words
-            such as "phone number", or "drop" texts that have them.
-        languages: Whose harmful words: english, german, ... Each finds words that are harmless in
-            another language.
-        allow_words: Harmful words that are left alone, such as cock where hens are.
-        countries: Codes of the countries whose phone numbers are found without a leading +.
-    """
-
-    harmful: Literal["keep", "drop"] = "keep"
-    personal: Literal["keep", "mask", "drop"] = "keep"
-    languages: list[str] = field(default_factory=lambda: ["english"])
-    allow_words: list[str] = field(default_factory=list)
-    countries: list[str] = field(default_factory=lambda: ["US"])
-
-
-@dataclass(frozen=True)
 class DataConfig:
     """The three splits and how training images are varied.
 
@@ -140,7 +118,7 @@ class DataConfig:
     max_target_tokens: int = 64
     on_bad_image: Literal["stop", "skip"] = "stop"
     max_bad_images: float = 0.01
-    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    filters: Rules = field(default_factory=Rules)
     workers: int = 4
 
 
@@ -212,5 +190,5 @@ class VqaDataConfig:
     max_target_tokens: int = 16
     on_bad_image: Literal["stop", "skip"] = "stop"
     max_bad_images: float = 0.01
-    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    filters: Rules = field(default_factory=Rules)
     workers: int = 4

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from blip2ft.config import CaptionConfig
-from blip2ft.config.data import DataConfig, FiltersConfig, SourceConfig
+from blip2ft.config.data import DataConfig, SourceConfig
 from blip2ft.config.model import LoraConfig, ModelConfig, PartsConfig
 from blip2ft.config.training import OptimizerConfig, TrainConfig
+from blip2ft.filters.rules import Rules
 from blip2ft.models.identity import Base
 from blip2ft.training.same_run import check_same_base, check_same_settings, keep_base
 
@@ -55,10 +56,10 @@ def test_what_makes_another_run_is_refused(run, changed, said):
 
 def test_other_filters_make_another_run(run):
     splits = {"train": SourceConfig("a.csv"), "validation": SourceConfig("b.csv")}
-    data = DataConfig(**splits, filters=FiltersConfig(harmful="drop"))
+    data = DataConfig(**splits, filters=Rules(harmful="drop"))
     with pytest.raises(ValueError, match=r"data\.filters was null and is .*harmful: drop"):
         check_same_settings(run, settings(**SAME, data=data))
-    idle = DataConfig(**splits, filters=FiltersConfig(languages=["german"]))
+    idle = DataConfig(**splits, filters=Rules(languages=["german"]))
     check_same_settings(run, settings(**SAME, data=idle))
 
 
