@@ -30,7 +30,7 @@ from blip2ft.training.feed import Feed, broken_share, make_feed, open_training
 from blip2ft.training.filtered import filter_training
 from blip2ft.training.milestones import check_metric
 from blip2ft.training.preflight import check_training, preflight
-from blip2ft.training.processes import frozen_dtype, start_processes
+from blip2ft.training.processes import frozen_dtype, precision_of, start_processes
 from blip2ft.training.run import check_output
 from blip2ft.training.settings import lora_warning, warmup_warning
 from blip2ft.training.sharded import check_sharded
@@ -63,7 +63,7 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
     check_kind(kind, accelerator.device)
     check_sharded(kind, accelerator.mixed_precision)
     check_shared(settings["train"]["batch_size"], accelerator.num_processes)
-    say(f"computing    on {accelerator.device} in {_precision(accelerator)}")
+    say(f"computing    on {accelerator.device} in {precision_of(accelerator)}")
     if warning := lora_warning(settings):
         say(warning)
 
@@ -193,8 +193,3 @@ def _feed(
         max_broken=share,
         length=getattr(samples, "length", None),
     )
-
-
-def _precision(accelerator: Accelerator) -> str:
-    precision = accelerator.mixed_precision
-    return "fp32" if precision == "no" else precision

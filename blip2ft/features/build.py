@@ -17,6 +17,7 @@ from blip2ft.features.size import told_size
 from blip2ft.features.store import DIGEST, Store
 from blip2ft.features.together import lock_together, of_all, sharers_of, together
 from blip2ft.features.wanted import Wanted, want_features
+from blip2ft.training.processes import precision_of
 from blip2ft.training.signals import Signals
 
 STOPPING = "stopping after these images; Ctrl-C once more quits at once"
@@ -84,7 +85,7 @@ def use_features(
             name=name,
             records=(train, evaluated),
             transforms=transforms,
-            precision=accelerator.mixed_precision,
+            precision=precision_of(accelerator),
         ),
     )
     build(model, level, wanted, accelerator, workers, say)

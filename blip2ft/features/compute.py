@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from blip2ft.bars import progress_bar
 from blip2ft.counted import counted
 from blip2ft.data.loading import load_batches, load_pixels
 from blip2ft.errors import Stopped
@@ -21,6 +21,7 @@ from blip2ft.features.serve import compute_features
 from blip2ft.features.store import Writer
 from blip2ft.features.together import of_all, together
 from blip2ft.features.wanted import Wanted
+from blip2ft.training.processes import precision_of
 from blip2ft.training.signals import Signals
 
 BATCH = 32  # images computed at once; nothing trains yet, so that they fit
@@ -105,10 +106,10 @@ def _compute(
         for writer in writers:
             stack.callback(writer.close)
         bar = stack.enter_context(
-            tqdm(
+            progress_bar(
                 total=sum(map(len, keys)),
                 desc="features",
-                disable=not accelerator.is_main_process,
+                hidden=not accelerator.is_main_process,
                 leave=False,
             )
         )
@@ -135,9 +136,8 @@ def _check_finite(
             for digest, good in zip(digests, finite, strict=True)
             if not good
         ]
-        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         raise ValueError(
-            f"the frozen parts compute NaN or infinity in {precision} of "
+            f"the frozen parts compute NaN or infinity in {precision_of(accelerator)} of "
             f"{counted(len(origins), 'image')}, such as {origins[0]}; set model.precision to fp32, "
             "or look at the checkpoint's weights"
         )

@@ -15,7 +15,13 @@ from blip2ft.features.wanted import Wanted, want_features
 from blip2ft.models.of_settings import load_for
 from blip2ft.models.parts import check_parts, set_trainable
 from blip2ft.models.source import read_config
-from blip2ft.training.processes import DTYPES, frozen_dtype, start_processes, usable_workers
+from blip2ft.training.processes import (
+    DTYPES,
+    frozen_dtype,
+    precision_of,
+    start_processes,
+    usable_workers,
+)
 
 
 def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], object]) -> None:
@@ -31,7 +37,7 @@ def build_for(task: str, settings: Mapping[str, Any], say: Callable[[str], objec
     )
     model, processor = _load(task, settings, frozen_dtype(accelerator, config))
     model.to(accelerator.device)
-    precision = accelerator.mixed_precision
+    precision = precision_of(accelerator)
     wanted = together(
         accelerator, lambda: _want(model, processor, level, settings, records, precision)
     )

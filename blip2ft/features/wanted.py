@@ -43,10 +43,9 @@ def want_features(
 ) -> list[Wanted]:
     """What a run needs of each transform; training decodes large JPEGs otherwise than evaluation.
 
-    precision: Accelerate's. Nothing is written.
+    precision: "fp32", "bf16" or "fp16". Nothing is written.
     """
     weights, shape = features_digest(model, level), features_shape(model.config, level)
-    precision = "fp32" if precision == "no" else precision
     place, told = cache_folder(folder), name + _quantized(model)
     wanted = []
     for each, transform in zip(records, transforms, strict=True):

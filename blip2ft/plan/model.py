@@ -38,10 +38,9 @@ from blip2ft.models.source import is_retriever, read_config
 from blip2ft.models.vqa import instruct_config
 from blip2ft.plan.packed import PackedLinear, pack
 from blip2ft.training.adamw import average_bytes
-from blip2ft.training.processes import frozen_dtype
+from blip2ft.training.processes import DTYPES, frozen_dtype
 
 BERT = (30_523, 512)  # words, with [DEC], and positions
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,12 @@ def _no_pieces(name: str) -> str:
     )
 
 
+def precision_of(accelerator: Accelerator) -> str:
+    """What the accelerator computes in: "fp32", which Accelerate calls "no", "bf16" or "fp16"."""
+    precision = accelerator.mixed_precision
+    return "fp32" if precision == "no" else precision
+
+
 def frozen_dtype(accelerator: Accelerator, config: PreTrainedConfig) -> torch.dtype:
     """The dtype to keep frozen weights in: that of the computation.
 
@@ -133,4 +139,4 @@ def frozen_dtype(accelerator: Accelerator, config: PreTrainedConfig) -> torch.dt
     """
     if accelerator.mixed_precision == "fp16" and config.text_config.model_type == "t5":
         raise ValueError("FlanT5 overflows in fp16; set model.precision to bf16 or fp32")
-    return DTYPES.get(accelerator.mixed_precision, torch.float32)
+    return DTYPES[precision_of(accelerator)]

@@ -242,7 +242,7 @@ def want(run: Run) -> list[Wanted]:
         name="a model",
         records=(run.records, run.records[:2]),
         transforms=run.transforms,
-        precision="no",
+        precision="fp32",
     )
 
 

@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType, LoggerType
 from transformers import OPTConfig, PreTrainedConfig, T5Config
 
 from blip2ft.training import processes
-from blip2ft.training.processes import frozen_dtype, start_processes
+from blip2ft.training.processes import frozen_dtype, precision_of, start_processes
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what a CPU does")
 
@@ -26,7 +26,7 @@ def config_with(text) -> PreTrainedConfig:
 @on_cpu
 def test_auto_on_a_cpu_is_fp32(tmp_path):
     accelerator = start_processes("auto", [], tmp_path)
-    assert accelerator.mixed_precision == "no"
+    assert (accelerator.mixed_precision, precision_of(accelerator)) == ("no", "fp32")
     assert frozen_dtype(accelerator, config_with(OPTConfig())) == torch.float32
 
 
@@ -44,6 +44,7 @@ def test_fp32_means_fp32_whatever_accelerate_was_told(tmp_path, monkeypatch):
 @on_cpu
 def test_bf16_keeps_frozen_weights_in_bf16(tmp_path):
     accelerator = start_processes("bf16", [], tmp_path)
+    assert precision_of(accelerator) == "bf16"
     assert frozen_dtype(accelerator, config_with(T5Config())) == torch.bfloat16
 
 
