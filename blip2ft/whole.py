@@ -78,15 +78,32 @@ def check_free(out: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise ValueError where `folder`, which may not be there yet, can't be made or written."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    """Raise ValueError where `folder`, which may not be there yet, can't be made or written.
+
+    Nothing is left of the folder that is made to find that out.
+    """
+    place = Path(os.path.abspath(folder))
+    there = next(place for place in (place, *place.parents) if os.path.lexists(place))
     if not there.is_dir():
-        raise ValueError(f"{folder} can't be made: {there} is a file; choose another folder")
+        what = "a link to nothing" if there.is_symlink() else "a file"
+        raise ValueError(f"{folder} can't be made: {there} is {what}; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(
             f"{folder} can't be written: not allowed to write in {there}; change its permissions, "
             "or choose another folder"
         )
+    if there != place:
+        # its own name, since several processes may be at it
+        trial = there / f"{PARTIAL}{uuid4().hex}"
+        try:
+            (trial / place.relative_to(there)).mkdir(parents=True)
+        except OSError as error:
+            raise ValueError(
+                f"{folder} can't be made: {there} takes no such folder ({error.strerror}); choose "
+                "another"
+            ) from error
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Files are there as a whole or not at all."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -150,11 +151,31 @@ def test_a_folder_that_cannot_be_made_or_written_is_told_by_the_place_that_forbi
     with pytest.raises(ValueError, match=r"file/new/deep can't be made: .*/file is a file; choose"):
         check_writable(tmp_path / "file" / "new" / "deep")
     check_writable(tmp_path / "new" / "deep")
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"link/run can't be made: .*/link is a link to nothing;"):
+        check_writable(tmp_path / "link" / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write to all
     said = f"new/deep can't be written: not allowed to write in {tmp_path}; change its permissions"
     for check in (check_writable, check_free):
         with pytest.raises(ValueError, match=said):
             check(tmp_path / "new" / "deep")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("n" * 256, "File name too long"), ("new", "No such file or directory")]
+)
+def test_a_folder_is_made_to_see_whether_it_can_be(tmp_path, monkeypatch, name, why):
+    if name == "new":  # in /proc root may write, and no folder can be made
+
+        def mkdir(*_, **__):
+            raise FileNotFoundError(errno.ENOENT, why)
+
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+    said = rf"deep can't be made: {tmp_path} takes no such folder \({why}\); choose another"
+    with pytest.raises(ValueError, match=said):
+        check_writable(tmp_path / name / "deep")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_folder_is_looked_at_from_here(tmp_path, monkeypatch):
