@@ -1,16 +1,16 @@
 """Plot stage 2 with and without stage 1, from the metrics of the embedded model: figure 5 in small.
 
-    python scripts/plot_stage1.py data/tiny-blip2/metrics.json docs/stage1.svg
-
-Needs matplotlib: pip install "blip2ft[plots]".
+python scripts/plot_stage1.py data/tiny-blip2/metrics.json docs/stage1.svg
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
+
+import matplotlib
+from matplotlib import pyplot
 
 LINES = {"stage2-opt": "after stage 1", "no-stage1": "without stage 1"}
 
@@ -20,15 +20,8 @@ def main() -> int:
     parser.add_argument("metrics", type=Path, help="metrics.json of data/tiny-blip2")
     parser.add_argument("out", type=Path, help="picture to write, .svg or .png")
     options = parser.parse_args()
-    try:
-        import matplotlib
-    except ImportError:
-        print('error: plotting needs matplotlib: pip install "blip2ft[plots]"', file=sys.stderr)
-        return 2
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "blip2ft"  # the same picture for the same numbers
-    from matplotlib import pyplot
-
     metrics = json.loads(options.metrics.read_text(encoding="utf-8"))
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
     for run, label in LINES.items():
