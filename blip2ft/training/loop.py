@@ -20,7 +20,7 @@ from blip2ft.training.keeping import Keeper
 from blip2ft.training.log import Log
 from blip2ft.training.milestones import Milestones
 from blip2ft.training.nonfinite import FILE as NONFINITE
-from blip2ft.training.nonfinite import explain_step
+from blip2ft.training.nonfinite import explain_step, last_finite, way_on
 from blip2ft.training.optimizer import base_rate
 from blip2ft.training.run import drop_lines_after
 from blip2ft.training.sharded import whole_tensor
@@ -68,9 +68,10 @@ def train(
     Raises Interrupted after Ctrl-C, SIGTERM or SIGUSR1, and ValueError for what the loader fails
     with, both with the state saved; ValueError, a step later, for a checkpoint that can't be saved.
     A step whose loss or gradient isn't finite changes nothing, and is told and logged with the part
-    and the samples that it comes from; ValueError, with the state of before saved, for one more of
-    them than `milestones.max_nonfinite`. Under fp16 infinite gradients belong to its scaling, which
-    leaves such steps out by itself: they are neither told nor counted.
+    and the samples that it comes from; ValueError for one more of them than
+    `milestones.max_nonfinite`, with the state of before saved if the step before was finite. Under
+    fp16 infinite gradients belong to its scaling, which leaves such steps out by itself: they are
+    neither told nor counted.
     """
     bare = accelerator.unwrap_model(model)
     trained = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -101,7 +102,11 @@ def train(
         )
         optimizer.zero_grad()  # of shards, which a forward alone leaves gathered, not the model's
         if progress.nonfinite >= milestones.max_nonfinite:
-            raise ValueError(_too_many(told, progress.nonfinite, keeper.save_and_wait()))
+            writer.settle(accelerator)  # what is being written is named too
+            finite = last_finite(run, progress.step, accelerator)
+            saved = keeper.save_and_wait() if finite and finite == progress.step else None
+            before = f" Left out before it: {progress.nonfinite}." if progress.nonfinite else ""
+            raise ValueError(f"{told}.{before} {way_on(keeper.checkpoints, finite, saved)}")
         progress.nonfinite += 1
         if accelerator.is_main_process:
             logger.warning("%s. The step is left out", told)
@@ -216,15 +221,6 @@ def _mend_and_go_on(broken: Exception, saved: Path) -> str:
     hint = "lower data.workers if memory ran out" if killed else "mend the data"
     return (
         f"{plain_message(broken)} (The state is saved in {saved}: {hint} and go on with --resume.)"
-    )
-
-
-def _too_many(told: str, before: int, saved: Path) -> str:
-    before_it = f" Left out before it: {before}." if before else ""
-    return (
-        f"{told}.{before_it} (The state of before the step is saved in {saved}: change what is "
-        "wrong and go on with --resume; train.max_nonfinite says how many steps may be left "
-        "out.)"
     )
 
 

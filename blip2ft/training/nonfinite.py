@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from blip2ft.models.parts import PARTS, modules_of, parameters_of
-from blip2ft.training.run import append_line
+from blip2ft.training.run import append_line, read_lines
 from blip2ft.training.sharded import own_shard
+from blip2ft.training.stored import list_checkpoints, step_of
 
 FILE = "nonfinite.jsonl"  # in a run's folder
 TOLD = 4  # samples named in a message; the file has all
@@ -60,6 +61,49 @@ def explain_step(
     return f"step {step}: {what}; {reason}; for {', '.join(concerned[:TOLD])}{more} ({run / FILE})"
 
 
+def last_finite(run: Path, step: int, accelerator: Accelerator) -> int:
+    """The last of `step` steps that wasn't left out, 0 where all were; call on every process."""
+    finite = 0
+    if accelerator.is_main_process:
+        left_out = {row["step"] for row in read_lines(run / FILE)}
+        finite = max(set(range(1, step + 1)) - left_out, default=0)
+    (finite,) = broadcast_object_list([finite])
+    return finite
+
+
+def way_on(checkpoints: Path, finite: int, saved: Path | None) -> str:
+    """What to do about a run that stopped because too many of its steps weren't finite.
+
+    checkpoints: their folder; finite: the last step that was, which left the weights that the run
+    has; saved: its state, where that is worth to go on from.
+
+    Weights are known to be sound where a finite step began with them.
+    """
+    settings = "train.max_nonfinite says how many steps may be left out"
+    if not finite:
+        return (
+            "No step was finite, so nothing was learned: change what is wrong and begin anew with "
+            f"--output FOLDER; {settings}."
+        )
+    found = list_checkpoints(checkpoints)
+    sound = [path.name for path in found if step_of(path) < finite]
+    doubtful = [path.name for path in found if step_of(path) >= finite]
+    away = f", move {' and '.join(doubtful)} in {checkpoints} away" if doubtful else ""
+    from_there = f"from {sound[-1]}" if sound else "from the beginning"
+    back = f"lower optimizer.lr{away} and go on with --resume, {from_there}"
+    if saved is None:
+        others = f", also those of {' and '.join(doubtful)}" if doubtful else ""
+        return (
+            f"No step after step {finite} was finite, whatever its samples: the weights that it "
+            f"left are ruined{others}. To go on, {back}."
+        )
+    return (
+        f"The state of before the step is saved in {saved}. If samples or the precision are "
+        f"to blame, change that and go on with --resume; {settings}. If the loss was rising before "
+        f"(log.jsonl), its weights are ruined: {back}."
+    )
+
+
 def name_nonfinite_part(
     model: nn.Module, loss: Callable[[nn.Module], Tensor], accelerator: Accelerator
 ) -> str:
@@ -87,12 +131,8 @@ def name_nonfinite_part(
         for handle in handles:
             handle.remove()
     if order:
-        weights = [n for n, p in parameters_of(model, order[0]) if not _all_finite(p)]
-        if weights:
-            return (
-                f"it comes from part {order[0]!r}, whose weight {weights[0]} isn't finite: fetch "
-                "the checkpoint that the run starts from again, or go on from an earlier one"
-            )
+        if damage := _nonfinite_weight(model, order[0]):
+            return damage
         return (
             f"it comes from part {order[0]!r} (its weights are finite); in fp16 this is an "
             "overflow: use model.precision bf16 or fp32; otherwise lower optimizer.lr"
@@ -105,11 +145,14 @@ def name_nonfinite_part(
 def _nonfinite_gradient(
     model: nn.Module, loss: Callable[[nn.Module], Tensor], accelerator: Accelerator
 ) -> str:
-    """Which part has a gradient of a batch that isn't finite; "" where all are."""
+    """Which part has a gradient of a batch, or a weight, that isn't finite; "" where all are."""
     model.zero_grad(set_to_none=True)
     with accelerator.autocast():
         value = loss(model)
     value.backward()
+    for part in PARTS:
+        if damage := _nonfinite_weight(model, part):
+            return damage
     for part in PARTS:
         for name, parameter in parameters_of(model, part):
             if parameter.grad is not None and not _all_finite(parameter.grad):
@@ -117,6 +160,17 @@ def _nonfinite_gradient(
                     f"it comes from part {part!r}, such as that of {name}; lower optimizer.lr, or "
                     "set model.precision to fp32"
                 )
+    return ""
+
+
+def _nonfinite_weight(model: nn.Module, part: str) -> str:
+    """The first weight of `part` that isn't finite, and what to do; "" where all are."""
+    for name, parameter in parameters_of(model, part):
+        if not _all_finite(parameter):
+            return (
+                f"it comes from part {part!r}, whose weight {name} isn't finite: fetch the "
+                "checkpoint that the run starts from again, or go on from an earlier one"
+            )
     return ""
 
 

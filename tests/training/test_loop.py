@@ -229,7 +229,10 @@ def test_a_loss_that_isnt_finite_stops_before_the_weights_change(
         return caption_loss(model, batch)
 
     models = []
-    with pytest.raises(ValueError, match=r"step 3: the loss is nan; it comes from part 'vision'"):
+    said = (
+        r"step 3: the loss is nan; it comes from part 'vision'.* is saved in .*step-00000002\. If"
+    )
+    with pytest.raises(ValueError, match=said):
         small_run(opt_folder, photo_folder, tmp_path, loss=loss, watch=models.append)
     for name, p in models[0].named_parameters():
         assert torch.equal(p, weights["then"][name]), name
@@ -286,7 +289,7 @@ def test_a_few_steps_that_arent_finite_are_left_out_named_and_counted(
     state = json.loads((checkpoint_of(tmp_path / "run/checkpoints", 2) / "state.json").read_text())
     assert state["nonfinite"] == 1
     with pytest.raises(
-        ValueError, match=r"step 1: .*nonfinite\.jsonl\). \(The state of before the"
+        ValueError, match=r"step 1: .*nonfinite\.jsonl\)\. No step was finite, so nothing"
     ):
         small_run(opt_folder, photo_folder, tmp_path / "none", **options)
 
