@@ -18,7 +18,7 @@ from blip2ft.parse import parse_config, run_cleanly
 from blip2ft.quiet import quiet_libraries
 from blip2ft.training.hold import hold, holding
 from blip2ft.training.run import check_output, stop_outside_of_steps
-from blip2ft.training.same_run import check_same_base, check_same_settings
+from blip2ft.training.same_run import changed_settings, check_same_base, check_same_settings
 from blip2ft.training.settings import check_settings, lora_warning, warmup_warning
 
 
@@ -77,6 +77,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     if warning := lora_warning(asdict(config)):
         say(warning)
     if config.train.resume:
+        if changed := changed_settings(config.output, asdict(config)):
+            say(changed)
         hold(Path(config.output), accelerator)
     begun = newest_whole(Path(config.output) / "checkpoints", accelerator)
     workers = usable_workers(config.data.workers)

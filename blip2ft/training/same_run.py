@@ -1,7 +1,7 @@
 """Whether a run that is resumed is still the same: its base, what trains on it, and its order."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ FIXED = (
     "seed",
 )
 IN_LORA = "lora."  # of no account where no part has one
+OF_THE_COMMAND = ("output", "train.resume")  # where a run lies, and that it goes on
 
 
 def check_same_settings(run: str | Path, settings: Mapping[str, Any]) -> None:
@@ -57,6 +58,27 @@ def check_same_settings(run: str | Path, settings: Mapping[str, Any]) -> None:
             + "\ngo on with those of before (its config.yaml has them), or begin another run with "
             "--output FOLDER"
         )
+
+
+def changed_settings(run: str | Path, settings: Mapping[str, Any]) -> str | None:
+    """What to say of settings that a run goes on with and didn't have before; None where all are.
+
+    settings: as for `check_same_settings`, after it. Compared with those that the run had last: it
+      may have gone on before. What older settings don't name is left out.
+    """
+    folder = Path(run)
+    resumed = sorted(folder.glob("config-resumed-*.yaml"), key=_times)
+    last = resumed[-1] if resumed else folder / "config.yaml"
+    then = dict(_flat(yaml.safe_load(last.read_text(encoding="utf-8")) or {}))
+    now = dict(_flat(settings))
+    differing = [
+        f"{key} {_shown(then[key])} -> {_shown(now[key])}"
+        for key in now
+        if key in then and then[key] != now[key] and key not in OF_THE_COMMAND
+    ]
+    if not differing:
+        return None
+    return f"the run goes on with other settings than before ({last}): {', '.join(differing)}"
 
 
 def check_same_base(run: str | Path, base: Any) -> None:
@@ -91,6 +113,20 @@ def _value(settings: Any, key: str) -> Any:
         return Path(settings).name  # a folder may move
     # as in the config.yaml of a run from before there were filters
     return None if key == FILTERS and settings and is_idle(settings) else settings
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting with the groups that it is in, such as ("train.epochs", 1)."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            # YAML has no tuples
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
+
+
+def _times(config: Path) -> int:
+    return int(config.stem.rpartition("-")[2])
 
 
 def _shown(value: Any) -> str:

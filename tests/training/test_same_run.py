@@ -11,7 +11,12 @@ from blip2ft.config.model import LoraConfig, ModelConfig, PartsConfig
 from blip2ft.config.training import OptimizerConfig, TrainConfig
 from blip2ft.filters.rules import Rules
 from blip2ft.models.identity import Base
-from blip2ft.training.same_run import check_same_base, check_same_settings, keep_base
+from blip2ft.training.same_run import (
+    changed_settings,
+    check_same_base,
+    check_same_settings,
+    keep_base,
+)
 
 
 def settings(**changed):
@@ -96,3 +101,29 @@ def test_a_run_goes_on_upon_the_weights_that_it_was_begun_on(tmp_path, commit, h
     said = f"begun on some/model, and the weights of /other are others: .* go on with {hint}"
     with pytest.raises(ValueError, match=said):
         check_same_base(tmp_path, Base("/other", None, "2"))
+
+
+def test_settings_that_may_change_are_told_with_those_of_before(run):
+    assert changed_settings(run, settings(**SAME, output="moved")) is None
+    optimizer, train = OptimizerConfig(lr=1e-3), TrainConfig(max_steps=9, resume=True)
+    told = changed_settings(run, settings(**SAME, optimizer=optimizer, train=train))
+    assert told == (
+        f"the run goes on with other settings than before ({run / 'config.yaml'}): "
+        "optimizer.lr 1.0e-05 -> 0.001, train.max_steps null -> 9"
+    )
+
+
+def test_a_run_that_goes_on_again_is_compared_with_its_last_settings(run):
+    for times in (2, 10):
+        later = settings(**SAME, train=TrainConfig(max_steps=times))
+        (run / f"config-resumed-{times}.yaml").write_text(yaml.safe_dump(later))
+    assert changed_settings(run, settings(**SAME, train=TrainConfig(max_steps=10))) is None
+    told = changed_settings(run, settings(**SAME))
+    assert told.endswith("-resumed-10.yaml): train.max_steps 10 -> null")
+
+
+def test_what_older_settings_dont_name_isnt_told(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"train": {"epochs": 2}, "data": None}))
+    now = {"train": {"epochs": 3, "new": 1}, "data": {"workers": 1}, "added": {}}
+    told = changed_settings(tmp_path, now)
+    assert told.endswith(": train.epochs 2 -> 3")
