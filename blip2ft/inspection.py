@@ -1,8 +1,10 @@
 """What a model or a run is made of, without loading its weights."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 from transformers import (
     AutoConfig,
     Blip2ForConditionalGeneration,
@@ -20,8 +22,26 @@ from blip2ft.models.source import is_retriever, read_config
 from blip2ft.models.vqa import instruct_config
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """A model without its weights: lines on what matters to its use, and how its parts train."""
+
+    model: nn.Module
+    parts: dict[str, str]
+    lines: tuple[str, ...]
+
+
 def describe(name: str, *, revision: str | None = None) -> str:
     """The parts table of a hub id, a folder or a run, and what else matters to its use.
+
+    Raises ValueError as `inspect` does.
+    """
+    found = inspect(name, revision=revision)
+    return "\n".join([*found.lines, "", parts_table(found.model, found.parts)])
+
+
+def inspect(name: str, *, revision: str | None = None) -> Inspected:
+    """The model of a hub id, a folder or a run, on the meta device.
 
     Raises ValueError for what is none of these, and for a revision of a folder.
     """
@@ -62,17 +82,15 @@ def describe(name: str, *, revision: str | None = None) -> str:
     language = [f"language model   {config.text_config.model_type}"]
     if is_retriever(config):
         language = []
-    return "\n".join(
-        [
-            f"model            {name}",
-            *lines,
-            f"image            {size} x {size} px, patches of {config.vision_config.patch_size}",
-            f"queries          {config.num_query_tokens}",
-            *language,
-            "",
-            parts_table(model, parts),
-        ]
-    )
+    patches = config.vision_config.patch_size
+    lines = [
+        f"model            {name}",
+        *lines,
+        f"image            {size} x {size} px, patches of {patches}",
+        f"queries          {config.num_query_tokens}",
+        *language,
+    ]
+    return Inspected(model, parts, tuple(lines))
 
 
 def _stock_class(config: PreTrainedConfig) -> type:

@@ -5,6 +5,7 @@ part, and every part is frozen, trained in full, or trained through LoRA.
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -176,13 +177,23 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def parts_table(model: nn.Module, parts: Mapping[str, str] | None = None) -> str:
-    """The table of parts as text: mode, dtype, trainable and total parameters.
+@dataclass(frozen=True)
+class PartRow:
+    """A line of the table of parts: its mode and dtypes, and how many parameters it has."""
+
+    part: str
+    mode: str
+    dtype: str
+    trainable: int
+    total: int
+
+
+def part_rows(model: nn.Module, parts: Mapping[str, str] | None = None) -> list[PartRow]:
+    """The parts that `model` has.
 
     The mode of a part that `parts` doesn't name is the one that its parameters show.
     """
-    lines = [f"{'part':<12}{'mode':<10}{'dtype':<12}{'trainable':>16}{'total':>16}"]
-    sums = [0, 0]
+    rows = []
     for part, (trainable, total) in count_parameters(model).items():
         if not total:
             continue
@@ -191,8 +202,21 @@ def parts_table(model: nn.Module, parts: Mapping[str, str] | None = None) -> str
         adapted = any(".lora_" in name for name in own)
         seen = "frozen" if not trainable else "lora" if adapted else "full"
         mode = (parts or {}).get(part, seen)
-        dtype = "+".join(sorted(dtypes))
-        lines.append(f"{part:<12}{mode:<10}{dtype:<12}{trainable:>16,}{total:>16,}")
-        sums = [sums[0] + trainable, sums[1] + total]
-    lines.append(f"{'all':<34}{sums[0]:>16,}{sums[1]:>16,}")
-    return "\n".join(lines)
+        rows.append(PartRow(part, mode, "+".join(sorted(dtypes)), trainable, total))
+    return rows
+
+
+def parts_table(model: nn.Module, parts: Mapping[str, str] | None = None) -> str:
+    """The table of parts as text; see `part_rows`."""
+    rows = part_rows(model, parts)
+    sums = sum(row.trainable for row in rows), sum(row.total for row in rows)
+    return "\n".join(
+        [
+            f"{'part':<12}{'mode':<10}{'dtype':<12}{'trainable':>16}{'total':>16}",
+            *(
+                f"{r.part:<12}{r.mode:<10}{r.dtype:<12}{r.trainable:>16,}{r.total:>16,}"
+                for r in rows
+            ),
+            f"{'all':<34}{sums[0]:>16,}{sums[1]:>16,}",
+        ]
+    )
