@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_run import make_run
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -63,6 +64,16 @@ def blip2ft_main(capsys):
         return stopped.value.code, out, err
 
     return call
+
+
+@pytest.fixture
+def made_run(tmp_path):
+    """Write the folder of a run of a task that has ended; nothing is trained. See made_run.py."""
+
+    def make(task: str) -> Path:
+        return make_run(tmp_path / "run", task)
+
+    return make
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
