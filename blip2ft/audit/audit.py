@@ -7,42 +7,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
-from blip2ft.audit.balance import answer_findings, answer_summary, median_words, split_findings
+from blip2ft.audit.balance import answer_findings, split_findings
+from blip2ft.audit.contents import ALL, Contents
 from blip2ft.audit.copies import copy_findings
 from blip2ft.audit.faults import image_faults
 from blip2ft.audit.findings import SEVERITIES, Finding
-from blip2ft.audit.kept import FINDINGS, Kept, check_folder, keys_of
-from blip2ft.audit.languages import count_languages
+from blip2ft.audit.kept import FINDINGS, Kept, check_folder, keys_of, writing
 from blip2ft.audit.looking import look_at_all
 from blip2ft.audit.looks import Look
-from blip2ft.audit.reading import ALL, Contents, Source, read_splits
-from blip2ft.audit.texts import cut_texts, length_histogram, repeated_texts, text_findings
+from blip2ft.audit.reading import Source, read_splits
+from blip2ft.audit.summary import SplitSummary, size_histogram, summarise
+from blip2ft.audit.texts import cut_texts, repeated_texts, text_findings
+from blip2ft.bars import progress_bar
+from blip2ft.counted import counted
 from blip2ft.data.entries import SHOWN
 from blip2ft.data.paths import alike
 from blip2ft.errors import Stopped
 from blip2ft.whole import alone, whole
 
 MAX_TOKENS = {"caption": 64, "retrieval": 64, "vqa": 16}  # of the recipes' settings
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """What one split holds; languages: None where nothing tells them."""
-
-    name: str
-    rows: int
-    images: int
-    texts: int
-    words: float  # of a text, the median
-    lengths: dict[str, int]
-    languages: dict[str, int] | None
-    answers: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,10 +81,11 @@ def audit(
         out: Folder for findings.jsonl and for what is kept; None keeps nothing.
         workers: Processes that look at images; 0 is this one.
         progress: Show a bar.
-        say: Is told in a line what was kept from before.
+        say: Is told in a line what was kept from before, and where that is damaged.
 
     Raises:
-        ValueError: There is no such source, format or split, or `out` holds something else.
+        ValueError: There is no such source, format, split or named column, or `out` holds
+            something else or can't be written.
     """
     start = time.monotonic()
     about = {
@@ -114,6 +100,9 @@ def audit(
         folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if folder is None else alone(folder):
         kept = Kept(folder, about)
+        if kept.damaged:
+            lines = counted(kept.damaged, "damaged line")
+            say(f"{kept.path}: {lines} left out; their images are looked at anew")
         looks, known = _look(contents, kept, workers, progress, say)
         findings = [
             *contents.findings,
@@ -128,12 +117,12 @@ def audit(
     return Report(
         {name or ALL: [source.data for source in given] for name, given in splits.items()},
         task,
-        [_summary(name, contents, task) for name in contents.splits],
+        [summarise(name, contents, task) for name in contents.splits],
         findings,
         len(contents.pictures),
         known,
         frozenset(number for number, look in enumerate(looks) if look.fault),
-        _sizes(looks),
+        size_histogram(looks),
         time.monotonic() - start,
         contents,
     )
@@ -149,7 +138,8 @@ def _look(
     known = len(looks)
     if known:
         say(f"{known:,} of {len(keys):,} images were looked at before and haven't changed since")
-    with tqdm(total=len(keys), initial=known, desc="look", disable=not progress) as bar:
+    hidden = not progress
+    with progress_bar(total=len(keys), initial=known, desc="look", hidden=hidden) as bar:
         try:
             for numbers, seen in look_at_all(contents.pictures, todo, workers):
                 told = list(zip(numbers, seen, strict=True))
@@ -160,7 +150,7 @@ def _look(
             if kept.path is None:
                 raise
             raise Stopped(
-                f"stopped; what was seen of {bar.n:,} of {len(keys):,} images is kept in "
+                f"stopped; what was seen of {len(looks):,} of {len(keys):,} images is kept in "
                 f"{kept.path.parent}, and the same command goes on",
                 signal.SIGINT,
             ) from error
@@ -202,37 +192,9 @@ def _said(
     ]
 
 
-def _summary(name: str, contents: Contents, task: str) -> SplitSummary:
-    items = contents.splits[name]
-    texts = [text for item in items for text in item.texts]
-    return SplitSummary(
-        name,
-        len(items),
-        len({item.picture for item in items if item.picture is not None}),
-        len(texts),
-        median_words(items),
-        length_histogram(items),
-        count_languages(texts),
-        answer_summary(items) if task == "vqa" else {},
-    )
-
-
-def _sizes(looks: Sequence[Look]) -> dict[str, int]:
-    bounds = (64, 128, 224, 364, 512, 1024)
-    names = [f"under {bounds[0]}"]
-    names += [f"{low}-{high - 1}" for low, high in pairwise(bounds)]
-    names.append(f"{bounds[-1]} or more")
-    counts = dict.fromkeys(names, 0)
-    for look in looks:
-        if not look.fault:
-            side = min(look.width, look.height)
-            counts[names[sum(side >= bound for bound in bounds)]] += 1
-    return counts
-
-
 def _write(path: Path, findings: Sequence[Finding]) -> None:
     """A line of JSON for each; names that aren't UTF-8 are written as JSON spells such bytes."""
-    with whole(path) as partial, partial.open("wb") as file:
+    with writing(path), whole(path) as partial, partial.open("wb") as file:
         for found in findings:
             line = json.dumps(found.as_json(), ensure_ascii=False) + "\n"
             file.write(line.encode("utf-8", "backslashreplace"))

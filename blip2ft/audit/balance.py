@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from blip2ft.audit.contents import Item
 from blip2ft.audit.findings import Finding
-from blip2ft.audit.reading import Item
 from blip2ft.audit.texts import shares
 from blip2ft.counted import counted
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from blip2ft.audit.alike import first_alike
 from blip2ft.audit.balance import SCORING
+from blip2ft.audit.contents import Contents
 from blip2ft.audit.findings import Finding
 from blip2ft.audit.looks import Look, face_pixels
-from blip2ft.audit.reading import Contents
 
 Origins = Mapping[str, Mapping[int, str]]  # by split, where each of its images is named first
 

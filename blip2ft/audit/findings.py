@@ -89,6 +89,11 @@ KINDS: Mapping[str, Kind] = {
         "Read the text's source in its own encoding, and save it as UTF-8.",
     ),
     "markup": Kind("warning", "an address or HTML in a text", "Take it out."),
+    "placeholder": Kind(
+        "warning",
+        "what programs write where there is no text",
+        "Write a text, or remove the row: was an empty cell saved as a word?",
+    ),
     "file-name": Kind("warning", "a file name as text", "Write what is to be seen."),
     # balance
     "one-answer": Kind(

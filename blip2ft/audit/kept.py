@@ -8,19 +8,19 @@ OUT/report.html      the page
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from blip2ft.audit.contents import Picture, held_in
 from blip2ft.audit.looks import Look
-from blip2ft.audit.reading import Picture, held_in
 from blip2ft.data.arrow import Row
 from blip2ft.data.counts import fingerprint
 from blip2ft.data.remote import Remote
 from blip2ft.data.tar import Part
-from blip2ft.training.run import read_lines
-from blip2ft.whole import LOCK, PARTIAL, remove_partial, whole, write_text
+from blip2ft.whole import LOCK, PARTIAL, check_writable, remove_partial, whole, write_text
 
 ABOUT = "audit.json"
 LOOKS = ".looks-1.jsonl"  # a number for what a look says: others aren't read
@@ -32,23 +32,43 @@ def check_folder(out: Path, data: Mapping[str, Any]) -> None:
     """Raise ValueError where the folder holds something else, or a report about other data."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose a folder for the report")
+    check_writable(out)
     held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     others = [name for name in held if name != LOCK and not name.startswith(PARTIAL)]
     if not others:
         return
-    try:
-        about = json.loads((out / ABOUT).read_text(encoding="utf-8"))
-        found = about["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    about = out / ABOUT
+    if ABOUT not in others:
         raise ValueError(
             f"{out} is in use and holds no report of blip2ft check ({others[0]}); nothing in it is "
             "overwritten: choose another folder"
+        )
+    try:
+        found = json.loads(about.read_bytes())["data"]
+        told = _told(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{about} is damaged, or not of blip2ft check: it doesn't say which data {out} is "
+            f"about. Nothing is overwritten: choose another folder, or remove {out} if nothing in "
+            "it is needed"
         ) from error
     if found != data:
         raise ValueError(
-            f"{out} holds the report about other data ({_told(found)}), and isn't overwritten; "
-            "choose another folder"
+            f"{out} holds the report about other data ({told}), and isn't overwritten; choose "
+            "another folder"
         )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A file or folder of the report is written: an error of the disk names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path} can't be written: {error.strerror or error}. Make room for it, or choose "
+            "another folder with --out; what is kept of images isn't lost"
+        ) from error
 
 
 def _told(data: Mapping[str, Any]) -> str:
@@ -56,27 +76,39 @@ def _told(data: Mapping[str, Any]) -> str:
 
 
 class Kept:
-    """What was seen before, of images that haven't changed since, and what is seen now."""
+    """What was seen before, of images that haven't changed since, and what is seen now.
+
+    damaged: how many lines of what was kept can't be read. Their images are looked at anew, as is
+    that of a last line without an end, which a kill cut off.
+    """
 
     def __init__(self, out: Path | None, data: Mapping[str, Any]) -> None:
         self.path = None if out is None else out / LOOKS
         self.looks: dict[str, Look] = {}
+        self.damaged = 0
         if out is None or self.path is None:
             return
-        remove_partial(out)
-        write_text(out / ABOUT, json.dumps({"data": data}, indent=2) + "\n")
-        lines = read_lines(self.path)
+        with writing(out / ABOUT):
+            remove_partial(out)
+            write_text(out / ABOUT, json.dumps({"data": data}, indent=2) + "\n")
+        if not self.path.is_file():
+            return
+        *lines, unfinished = self.path.read_bytes().split(b"\n")
         for line in lines:
-            self.looks[line["key"]] = Look(**line["look"])
-        if lines:
-            self._write(self.looks)  # without a last line that a kill cut off
+            try:
+                kept = json.loads(line)
+                self.looks[kept["key"]] = Look(**kept["look"])
+            except (ValueError, KeyError, TypeError):
+                self.damaged += 1
+        if self.damaged or unfinished:
+            self._write(self.looks)
 
     def add(self, seen: Iterable[tuple[str, Look]]) -> None:
         """Keep what was seen of some images; those without a key aren't kept."""
         named = {key: look for key, look in seen if key}
         self.looks |= named
         if self.path is not None and named:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.writelines(_line(key, look) for key, look in named.items())
 
     def forget_others(self, keys: Iterable[str]) -> None:
@@ -87,7 +119,11 @@ class Kept:
 
     def _write(self, looks: Mapping[str, Look]) -> None:
         assert self.path is not None
-        with whole(self.path) as partial, partial.open("w", encoding="utf-8") as file:
+        with (
+            writing(self.path),
+            whole(self.path) as partial,
+            partial.open("w", encoding="utf-8") as file,
+        ):
             file.writelines(_line(key, look) for key, look in looks.items())
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
+from blip2ft.audit.contents import Picture
 from blip2ft.audit.looks import Look, look_at
-from blip2ft.audit.reading import Picture
 from blip2ft.data.loading import load_batches
 
 AT_ONCE = 32  # images that a process looks at before it tells

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from blip2ft.audit.audit import Report, SplitSummary
+from blip2ft.audit.audit import Report
 from blip2ft.audit.findings import SEVERITIES, Finding, grouped
-from blip2ft.audit.kept import FINDINGS
+from blip2ft.audit.kept import FINDINGS, writing
 from blip2ft.audit.languages import MISSING
+from blip2ft.audit.summary import SplitSummary
 from blip2ft.audit.table import printable, said, share
 from blip2ft.counted import counted
 from blip2ft.pages import COLOURS, thumbnail
@@ -111,7 +112,8 @@ def write_page(file: Path, report: Report) -> None:
 </body>
 </html>
 """
-    write_text(file, page)
+    with writing(file):
+        write_text(file, page)
 
 
 def _count(report: Report, severity: str) -> str:

@@ -6,23 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blip2ft.audit.contents import ALL, Contents, Item
 from blip2ft.audit.findings import Finding
 from blip2ft.audit.places import Places
-from blip2ft.data.arrow import Row
-from blip2ft.data.entries import Entry, Problems, Request, UnknownSplit
+from blip2ft.data.entries import Entry, Problems, Request, UnknownColumn, UnknownSplit
 from blip2ft.data.paths import check_allowed, locate
 from blip2ft.data.patterns import find_files
 from blip2ft.data.questions import collect_questions
 from blip2ft.data.questions import find_format as find_question_format
 from blip2ft.data.records import FORMATS, find_format, merge
-from blip2ft.data.remote import Remote
 from blip2ft.data.tables import METADATA_NAMES, find_metadata
-from blip2ft.data.tar import Part
 
 ROLES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 ROLES |= {"testing": "test"}
 USUAL = ("train", "validation", "test")
-ALL = "data"  # the split of rows that are of none
+COLUMNS = ("image_column", "caption_column", "id_column", "question_column", "answer_column")
 APART = {"webdataset": ".tar", "parquet": ".parquet"}  # whose files are read one by one if need be
 
 
@@ -34,72 +32,12 @@ class Source:
     reading: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A row: the number of its image, None where it has none, and what is said of it."""
-
-    picture: int | None
-    origin: str
-    texts: tuple[str, ...]
-    answers: tuple[str, ...] = ()
-    answer_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image that rows name, once.
-
-    image: what reads it; name: its path, or where in a file it is; origin: the first row.
-    """
-
-    image: Path | Part | Row | Remote | bytes
-    name: str
-    origin: str
-
-
-@dataclass
-class Contents:
-    """What sources hold: the rows of each split, the images that they name, and what is wrong."""
-
-    splits: dict[str, list[Item]] = field(default_factory=dict)
-    pictures: list[Picture] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    known: dict[Any, int] = field(default_factory=dict, repr=False)
-
-    def number(self, image: Any, origin: str) -> int:
-        """The number of an image, the same for each row that names it."""
-        key, name = image_key(image, origin)
-        number = self.known.setdefault(key, len(self.pictures))
-        if number == len(self.pictures):
-            self.pictures.append(Picture(image, name, origin))
-        return number
-
-
-def image_key(image: Any, origin: str) -> tuple[Any, str]:
-    """What tells an image from all others, and what to call it."""
-    if isinstance(image, Path):
-        return os.path.abspath(image), os.fspath(image)
-    if isinstance(image, Part):
-        return (os.path.abspath(image.tar), image.offset), origin
-    if isinstance(image, Row):
-        return (held_in(image), image.index), origin
-    if isinstance(image, Remote):
-        return image.url, image.url
-    return origin, origin
-
-
-def held_in(row: Row) -> str:
-    """The file that a row is mapped from; "" where it is in memory alone."""
-    files = row.dataset.cache_files
-    return files[0]["filename"] if files else ""
-
-
 def read_splits(splits: Mapping[str | None, Sequence[Source]], task: str) -> Contents:
     """Read all sources of each split.
 
     splits: by name; those of None are what their own splits say, or are all one.
 
-    Raises ValueError where there is no such source, format or split.
+    Raises ValueError where there is no such source, format, split or named column.
     """
     contents = Contents()
     for name, sources in splits.items():
@@ -163,7 +101,7 @@ def _read_records(source: Source, name: str | None, contents: Contents) -> None:
             return
         request = Request(None, "image", None, None, False, None)
         contents.findings.append(Finding("no-text", name or ALL, data))
-    problems = Problems(data, keep=None)
+    problems = Problems(data, keep=None, read_on=True)
     try:
         entries = FORMATS[kind](data, request, problems)
     except UnknownSplit as error:
@@ -172,11 +110,10 @@ def _read_records(source: Source, name: str | None, contents: Contents) -> None:
         return
     except ValueError as error:
         parts = _files_apart(source, kind)
-        if parts:
-            for part in parts:
-                _read_records(part, name, contents)
-            return
-        contents.findings.append(_whole(error, data, name or ALL, places))
+        for part in parts:
+            _read_records(part, name, contents)
+        if not parts:
+            contents.findings += _whole(error, source, problems, name or ALL, places)
         return
     if not entries and not problems.counts:
         contents.findings.append(Finding("source", name or ALL, data, "there are no records in it"))
@@ -203,7 +140,7 @@ def _row(
 def _read_questions(source: Source, name: str | None, contents: Contents) -> None:
     find_question_format(source.data, source.reading.get("format") or "auto")
     places = Places(source.data)
-    problems = Problems(source.data, keep=None)
+    problems = Problems(source.data, keep=None, read_on=True)
     split = name or role_of(source.reading.get("split") or ALL)
     try:
         questions = collect_questions(source.data, problems, **source.reading)
@@ -212,7 +149,7 @@ def _read_questions(source: Source, name: str | None, contents: Contents) -> Non
             _read_questions(part, found, contents)
         return
     except ValueError as error:
-        contents.findings.append(_whole(error, source.data, split, places))
+        contents.findings += _whole(error, source, problems, split, places)
         return
     if not questions and not problems.counts:
         contents.findings.append(Finding("source", split, source.data, "there are no questions"))
@@ -234,13 +171,26 @@ def told(problems: Problems, split: str, places: Places) -> Iterator[Finding]:
             yield Finding("record", split, origin, detail, title=what, remedy=remedy)
 
 
-def _whole(error: ValueError, data: str, split: str, places: Places) -> Finding:
-    """The finding for a source of which nothing can be read."""
+def _whole(
+    error: ValueError, source: Source, problems: Problems, split: str, places: Places
+) -> Iterator[Finding]:
+    """The findings for a source of which no row can be read.
+
+    Raises the error where it is of a column that was named, and nothing says that the data are to
+    blame.
+    """
+    named = {source.reading.get(name) for name in COLUMNS} - {None, "image"}
+    if isinstance(error, UnknownColumn) and error.column in named and not problems.counts:
+        raise error
     message = str(error).partition("\n")[0]
     line = places.line.match(message)
     if line is None:
-        return Finding("source", split, data, message.removeprefix(f"{data}: "))
-    return Finding("source", split, places.full(line[1]), message[line.end() :])
+        name = Path(source.data).name
+        detail = message.removeprefix(f"{source.data}: ").removeprefix(f"{name}: ")
+        yield Finding("source", split, source.data, detail)
+    else:
+        yield Finding("source", split, places.full(line[1]), message[line.end() :])
+    yield from told(problems, split, places)
 
 
 def _files_apart(source: Source, kind: str) -> list[Source]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from blip2ft.audit.audit import Report, SplitSummary
+from blip2ft.audit.audit import Report
 from blip2ft.audit.findings import SEVERITIES, Finding, grouped, shorten
 from blip2ft.audit.languages import MISSING
+from blip2ft.audit.summary import SplitSummary
 from blip2ft.counted import counted
 
 SHOWN = 3  # places of each kind

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
+from blip2ft.audit.contents import Contents, Item
 from blip2ft.audit.findings import Finding
-from blip2ft.audit.reading import Contents, Item
 from blip2ft.data.tables import IMAGE_SUFFIXES
 
 LONG = 1000  # characters from which a text is hardly a caption
@@ -19,6 +19,9 @@ MARKUP = re.compile(
     rf"https?://|www\.\w|</?({TAGS})(\s[^<>]*)?/?>|&(amp|lt|gt|quot|nbsp|#\d+);", re.IGNORECASE
 )
 LETTER = re.compile(r"[^\W\d_]")
+# what pandas, databases, spreadsheets and programs write for a value that is missing
+PLACEHOLDERS = {"nan", "null", "none", "n/a", "na", "<na>", "nat", "nil", "undefined"}
+PLACEHOLDERS |= {"#n/a", "#na", "#name?", "#ref!", "#value!", "\\n"}
 BINS = (5, 10, 15, 20, 30, 50)  # words up to which a bar of the histogram goes
 
 
@@ -43,6 +46,8 @@ def text_faults(text: str, image: str) -> Iterator[tuple[str, str]]:
     numbered = text == stem and re.search(r"\d", stem) and LETTER.search(stem)
     if " " not in text and (ending in IMAGE_SUFFIXES or numbered):
         yield "file-name", ""
+    elif text.casefold() in PLACEHOLDERS:
+        yield "placeholder", ""
     elif not LETTER.search(text):
         yield "wordless", ""
 

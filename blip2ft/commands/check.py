@@ -18,8 +18,9 @@ tar shards, a dataset of the hub. Given without a split, it is split as it says 
 --config everything is taken from a recipe's settings, which are overridden as the recipe takes
 them: --data.train.source photos/train.csv.
 
-Exit status: 0 without errors (warnings and notes may be there), 1 with errors, 2 where nothing
-could be checked.
+Exit status: 0 without errors (warnings and notes may be there), 1 with errors in the data, tables
+that can't be read among them, 2 where an option, a setting, a file or a column can't be used as it
+was given.
 """
 SPLITS = ("train", "validation", "test")
 READING = ("format", "split", "image_root", "allow", "image_column", "id_column", "revision")
@@ -53,7 +54,7 @@ def add_check(commands: Any) -> None:
         help="hub id or folder, whose tokenizer counts; default: that of --config where it is a "
         "folder, else words are counted",
     )
-    parser.add_argument("--workers", type=int, help=f"processes (one a core, up to {CPUS})")
+    parser.add_argument("--workers", type=positive, help=f"processes (one a core, up to {CPUS})")
     parser.add_argument("--format", help="as data.train.format of the recipes")
     parser.add_argument("--split", help="the one to read, of a source that holds several")
     parser.add_argument(
@@ -89,15 +90,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from blip2ft.audit.table import as_text
 
     asked = _from_config(arguments) if arguments.config else _from_options(arguments)
-    workers = arguments.workers
-    if workers is not None and workers < 0:
-        raise ValueError(f"--workers is {workers}: allowed is 0 or more")
     model = asked.pop("model", None) or arguments.model
     report = audit(
         **asked,
         count_tokens=None if model is None else _counter(model),
         out=arguments.out,
-        workers=min(os.cpu_count() or 1, CPUS) if workers is None else workers,
+        workers=arguments.workers or min(os.cpu_count() or 1, CPUS),
         progress=True,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )

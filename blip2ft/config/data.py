@@ -22,7 +22,8 @@ class SourceConfig:
         id_column: Column of the image's id; None takes image_id where there is one.
         revision: Branch, tag or commit of a dataset on the hub.
         allow: "outside" for image paths that leave the folder they start from (image_root, or the
-            folder of the file that names them), "remote" for addresses such as https://.
+            folder of the file that names them), "remote" for addresses such as https://. Links
+            inside that folder need neither, wherever they lead.
     """
 
     source: str
@@ -141,7 +142,8 @@ class QuestionSourceConfig:
         require_answers: Refuse questions without an answer; false for the test sets of servers.
         revision: Branch, tag or commit of a dataset on the hub.
         allow: "outside" for image paths that leave the folder they start from (image_root, or the
-            folder of the file that names them), "remote" for addresses such as https://.
+            folder of the file that names them), "remote" for addresses such as https://. Links
+            inside that folder need neither, wherever they lead.
     """
 
     source: str

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from blip2ft.data.decode import decode_json, decode_text
 from blip2ft.data.entries import (
     Entry,
     Problems,
     Request,
     check_captions,
-    decode_json,
-    decode_text,
     unknown_split,
 )
 

@@ -4,9 +4,7 @@ The readers of single formats (tables.py, coco.py, arrow.py) give entries; recor
 into records.
 """
 
-import codecs
 import difflib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +75,26 @@ class UnknownSplit(ValueError):
         self.splits = tuple(splits)
 
 
+class UnknownColumn(ValueError):
+    """There is no column of the name `column`."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 class Problems:
     """Collects what is wrong with a source, so that a user mends it in one go.
 
     keep: places that are kept of each kind; None keeps all. The rest are counted.
+    read_on: a file that is damaged within is read as far as it can be, its faults among the
+        problems; else the first of them is raised.
     """
 
-    def __init__(self, source: str, keep: int | None = SHOWN) -> None:
+    def __init__(self, source: str, keep: int | None = SHOWN, *, read_on: bool = False) -> None:
         self.source = source
         self.keep = keep
+        self.read_on = read_on
         self.places: dict[tuple[str, str], list[str]] = {}
         self.counts: dict[tuple[str, str], int] = {}
 
@@ -121,21 +130,24 @@ def find_columns(names: Sequence[str], request: Request, source: str) -> Columns
     """The columns of a table to read.
 
     Raises:
-        ValueError: A column that was asked for, or the caption column, isn't there.
+        ValueError: The caption column isn't there; an UnknownColumn where it was asked for, or is
+            another one.
     """
     listed = ", ".join(names)
     if request.image_column not in names:
-        raise ValueError(
+        raise UnknownColumn(
             f"{source}: no column {request.image_column!r} for the image; there are: {listed}."
-            f"{nearest(request.image_column, names)} Set image_column to the one that holds it."
+            f"{nearest(request.image_column, names)} Set image_column to the one that holds it.",
+            request.image_column,
         )
     caption = request.caption_column
     if caption is None:
         caption = next((name for name in CAPTION_COLUMNS if name in names), None)
     elif caption not in names:
-        raise ValueError(
+        raise UnknownColumn(
             f"{source}: no column {caption!r} for the caption; there are: {listed}."
-            f"{nearest(caption, names)} Set caption_column to the one that holds it."
+            f"{nearest(caption, names)} Set caption_column to the one that holds it.",
+            caption,
         )
     if caption is None and request.require_captions:
         raise ValueError(
@@ -147,9 +159,10 @@ def find_columns(names: Sequence[str], request: Request, source: str) -> Columns
     if identity is None:
         identity = ID_COLUMN if ID_COLUMN in names else None
     elif identity not in names:
-        raise ValueError(
+        raise UnknownColumn(
             f"{source}: no column {identity!r} for the image id; there are: {listed}."
-            f"{nearest(identity, names)} Set id_column to the one that holds it, or leave it out."
+            f"{nearest(identity, names)} Set id_column to the one that holds it, or leave it out.",
+            identity,
         )
     return Columns(request.image_column, caption, identity)
 
@@ -257,64 +270,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def decode_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark.
-
-    Raises:
-        ValueError: It isn't UTF-8, with the line where that shows.
-    """
-    # without its mark, so that the place of an error is one in `data`
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path.name}:{line}: not UTF-8 text (byte {data[error.start]:#04x}). "
-            "Save the file with the encoding UTF-8."
-        ) from error
-
-
-def decode_json(text: str, path: Path) -> Any:
-    """The value of a JSON file.
-
-    Raises:
-        ValueError: It isn't JSON, with the line where that shows.
-    """
-    try:
-        return parse_json(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path.name}:{error.lineno}: invalid JSON at column {error.colno}: {error.msg}. "
-            "Correct the line; a file cut short is best fetched again."
-        ) from error
-    except (RepeatedKey, RecursionError) as error:
-        raise ValueError(f"{path.name}: {told_json(error)}. Correct the file.") from error
-
-
-class RepeatedKey(ValueError):
-    """An object of a JSON file has a key twice, of which most readers drop one silently."""
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises JSONDecodeError, RepeatedKey, and RecursionError for lists within lists without end.
-    """
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def told_json(error: Exception) -> str:
-    """What `parse_json` raised, in words."""
-    return str(error) if isinstance(error, RepeatedKey) else "lists or objects too deep to read"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RepeatedKey(f"the key {twice!r} is there twice in one object")
-    return found

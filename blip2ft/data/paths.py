@@ -33,7 +33,9 @@ def locate(
 ) -> Any:
     """The image of an entry with its path completed; complains of paths that aren't allowed.
 
-    allow: "outside", paths that leave the folder they start from; "remote", addresses.
+    allow: "outside", paths that leave the folder they start from; "remote", addresses. A link
+    inside the folder is followed wherever it leads, as only who may write there can have made it;
+    steps .. behind one have to lead where they seem to.
     """
     image = entry.image
     if isinstance(image, bytes | Row | Part):
@@ -52,8 +54,9 @@ def locate(
     root = os.fspath(entry.root) if image_root is None else image_root
     path = os.path.join(root, image)  # an absolute second part replaces the first
     if ("outside" not in allow) and (".." in image or os.path.isabs(image)):
-        inside = os.path.abspath(root)
-        if os.path.commonpath([inside, os.path.abspath(path)]) != inside:
+        inside, seeming = os.path.abspath(root), os.path.abspath(path)
+        elsewhere = ".." in image and os.path.realpath(path) != os.path.realpath(seeming)
+        if elsewhere or os.path.commonpath([inside, seeming]) != inside:
             problems.add(
                 f"image path outside of {root}, which would break or read other files elsewhere",
                 f"{image} ({entry.origin})",

@@ -103,7 +103,8 @@ def read_records(
         limit: Keep the first so many records only.
         check_images: Refuse paths where no file is.
         allow: "outside", paths that leave their folder; "remote", addresses such as https://,
-            fetched each time that an image is opened.
+            fetched each time that an image is opened. Links inside the folder are followed wherever
+            they lead.
 
     Raises:
         ValueError: With every kind of problem found, its first places and their number.

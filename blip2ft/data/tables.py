@@ -1,27 +1,19 @@
 """Readers of plain tables: CSV, JSON lines, and image folders."""
 
-import csv
-import io
-import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
 
+from blip2ft.data.decode import UNDECODED, decode_text
 from blip2ft.data.entries import (
     Entry,
     Problems,
-    RepeatedKey,
     Request,
-    decode_json,
-    decode_text,
     find_columns,
-    parse_json,
     table_entries,
-    told_json,
     unknown_split,
 )
+from blip2ft.data.rows import csv_delimiter, csv_rows, list_rows
 
 IMAGE_SUFFIXES = {
     ".jpg",
@@ -46,8 +38,8 @@ def read_csv(source: str, request: Request, problems: Problems) -> list[Entry]:
     Lines in messages are those where a row begins, from 1.
     """
     path = Path(source)
-    text = decode_text(path)
-    rows = csv_rows(text, csv_delimiter(text, path), path.name)
+    text = decode_text(path, problems)
+    rows = csv_rows(text, csv_delimiter(text, path), path.name, problems)
     _, header = next(rows, (1, []))
     names = [name.strip() for name in header]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -64,8 +56,11 @@ def read_csv(source: str, request: Request, problems: Problems) -> list[Entry]:
     columns = find_columns(names, request, path.name)
     found = []
     name, root = path.name, path.parent
+    damaged = UNDECODED.search(text) is not None
     for line, cells in rows:
         origin = f"{name}:{line}"
+        if damaged and any(map(UNDECODED.search, cells)):
+            continue
         if len(cells) != len(names):
             problems.add(
                 f"a row without exactly {len(names)} cells, as the first row has",
@@ -78,40 +73,10 @@ def read_csv(source: str, request: Request, problems: Problems) -> list[Entry]:
     return table_entries(found, columns, request, name, problems)
 
 
-def csv_delimiter(text: str, path: Path) -> str:
-    """The separator: a tab for .tsv, else what the first line has, a comma before others."""
-    first = text.partition("\n")[0]
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    return next((mark for mark in ",;\t" if mark in first), ",")
-
-
-def csv_rows(text: str, delimiter: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Each row that isn't blank, with the line on which it begins.
-
-    Raises:
-        ValueError: Broken quoting, with the line of the row.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(
-                f"{name}:{line}: broken quoting ({error}). Close the double quote that opens in "
-                'the row beginning there, and write a quote inside a cell as "".'
-            ) from error
-        if cells:
-            yield line, cells
-
-
 def read_jsonl(source: str, request: Request, problems: Problems) -> list[Entry]:
     """One JSON object a line, or a JSON file with one list of them; a caption may be a list."""
     path = Path(source)
-    text = decode_text(path)
+    text = decode_text(path, problems)
     rows = list_rows(text, path, problems)
     if not rows:
         return []
@@ -120,41 +85,6 @@ def read_jsonl(source: str, request: Request, problems: Problems) -> list[Entry]
     root = path.parent
     found = [(row, row.get(columns.image), origin, root) for origin, row in rows]
     return table_entries(found, columns, request, path.name, problems)
-
-
-def list_rows(text: str, path: Path, problems: Problems) -> list[tuple[str, dict[str, Any]]]:
-    """Origin and object of each record of a JSON list or of JSON lines."""
-    found: list[tuple[str, Any]] = []
-    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        listed = decode_json(text, path)
-        found = [(f"{path.name}: [{number}]", row) for number, row in enumerate(listed)]
-    else:
-        # Not splitlines: it also breaks at characters that JSON allows inside strings.
-        for line, written in enumerate(text.split("\n"), start=1):
-            if not written.strip():
-                continue
-            try:
-                found.append((f"{path.name}:{line}", parse_json(written)))
-            except (RepeatedKey, RecursionError) as error:
-                remedy = "Write each key once, and records without objects in objects."
-                problems.add("ambiguous JSON", f"{path.name}:{line} ({told_json(error)})", remedy)
-            except json.JSONDecodeError as error:
-                problems.add(
-                    "invalid JSON",
-                    f"{path.name}:{line} (column {error.colno}: {error.msg})",
-                    'Write one object a line, such as {"image": "cat.jpg", "caption": "a cat"}.',
-                )
-    rows = []
-    for origin, row in found:
-        if isinstance(row, dict):
-            rows.append((origin, row))
-        else:
-            problems.add(
-                "not a JSON object",
-                f"{origin} ({type(row).__name__})",
-                'Write one object a line, such as {"image": "cat.jpg", "caption": "a cat"}.',
-            )
-    return rows
 
 
 def read_folder(source: str, request: Request, problems: Problems) -> list[Entry]:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blip2ft.data.decode import decode_json, decode_text
 from blip2ft.data.entries import (
     CAPTION_COLUMNS,
     ID_COLUMN,
     Entry,
     Problems,
     Request,
-    decode_json,
-    decode_text,
+    UnknownColumn,
     nearest,
     unknown_split,
 )
@@ -249,9 +249,10 @@ def read_table(
         if found:
             columns[field] = found
         elif entries and (column or not optional):
-            raise ValueError(
+            raise UnknownColumn(
                 f"{source}: no column {' or '.join(wanted)}; there are: {', '.join(names)}."
-                f"{nearest(wanted[0], names)} Set {parameter} to the one that holds it."
+                f"{nearest(wanted[0], names)} Set {parameter} to the one that holds it.",
+                wanted[0],
             )
     for entry in entries:
         entry.fields = {name: entry.fields.get(column) for name, column in columns.items()}

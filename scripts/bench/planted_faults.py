@@ -253,6 +253,8 @@ def plant_texts(made: Folder) -> None:
         ("cut", " ".join(["so"] * 80)),
         ("wordless", "12345"),
         ("wordless", "?!"),
+        ("placeholder", "nan"),
+        ("placeholder", "N/A"),
         ("garbled", "a cafÃ© at night"),
         ("garbled", "a caf\ufffd by day"),
         ("markup", "a <b>very</b> old tower"),

@@ -3,7 +3,7 @@
 import pytest
 
 from blip2ft.audit.balance import answer_findings, answer_summary, commonest, split_findings
-from blip2ft.audit.reading import Item
+from blip2ft.audit.contents import Item
 
 
 def asked(*answers: str, kind: str | None = None) -> list[Item]:

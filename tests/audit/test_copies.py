@@ -6,9 +6,9 @@ import pytest
 from pictures import encoded, picture
 from PIL import Image
 
+from blip2ft.audit.contents import Contents, Item
 from blip2ft.audit.copies import copy_findings
 from blip2ft.audit.looks import look_at
-from blip2ft.audit.reading import Contents, Item
 
 
 def found(**splits: list[object]) -> list[tuple[str, str, str, str]]:

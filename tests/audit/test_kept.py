@@ -1,6 +1,7 @@
 """What was seen is kept as long as the file stays what it was, and nothing else is overwritten."""
 
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from pictures import encoded, picture
 
 from blip2ft.audit.audit import audit
+from blip2ft.audit.contents import Picture
 from blip2ft.audit.kept import LOOKS, Kept, keys_of
-from blip2ft.audit.reading import Picture, Source
+from blip2ft.audit.reading import Source
 from blip2ft.data.tar import Part
 from blip2ft.whole import alone
 
@@ -60,6 +62,49 @@ def test_a_line_that_a_kill_cut_off_is_seen_again():
     assert look_over().kept == 4
 
 
+@pytest.mark.parametrize("line", [b"{", b"[1]", b"\xff", b'{"key": "x", "look": {"size": 1}}'])
+def test_damaged_lines_are_told_and_their_images_seen_again(line):
+    first = look_over()
+    lines = Path("out", LOOKS).read_bytes().split(b"\n")
+    lines[1] = line
+    Path("out", LOOKS).write_bytes(b"\n".join(lines))
+    told: list[str] = []
+    again = look_over(say=told.append)
+    assert (again.kept, again.findings) == (3, first.findings)
+    assert told[0] == "out/.looks-1.jsonl: 1 damaged line left out; their images are looked at anew"
+    told.clear()
+    assert look_over(say=told.append).kept == 4
+    assert len(told) == 1  # how many were looked at before
+
+
+@pytest.mark.parametrize("about", ["{", "[]", '{"data": 3}', '{"data": {"data": [3]}}'])
+def test_a_damaged_report_is_named_and_left_alone(about):
+    look_over()
+    Path("out/audit.json").write_text(about)
+    before = Path("out", LOOKS).read_text()
+    said = r"out/audit\.json is damaged.*which data out is about.* or remove out if nothing in it"
+    with pytest.raises(ValueError, match=said):
+        look_over()
+    assert (Path("out/audit.json").read_text(), Path("out", LOOKS).read_text()) == (about, before)
+
+
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(ValueError, match=r"x\.csv/out can't be made: .*x\.csv is a file"):
+        look_over("x.csv/out")
+
+
+@pytest.mark.parametrize("name", [LOOKS, "findings.jsonl"])
+def test_a_file_that_cannot_be_written_is_named(name):
+    look_over()
+    Path("out", LOOKS).unlink()
+    Path("out", name).unlink(missing_ok=True)
+    Path("out", name).mkdir()
+    with pytest.raises(
+        ValueError, match=rf"out/{re.escape(name)} can't be written: Is a directory"
+    ):
+        look_over()
+
+
 def test_without_a_folder_nothing_is_kept(tmp_path: Path):
     before = sorted(tmp_path.iterdir())
     assert look_over(out=None).kept == 0
@@ -75,7 +120,7 @@ def test_another_s_folder_is_never_overwritten():
     with pytest.raises(ValueError, match=r"x\.csv is a file; choose a folder"):
         look_over("x.csv")
     Path("mine/audit.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"mine is in use and holds no report"):
+    with pytest.raises(ValueError, match=r"mine/audit\.json is damaged, or not of blip2ft check"):
         look_over("mine")
 
 

@@ -7,9 +7,9 @@ import pytest
 from pictures import encoded, picture
 
 import blip2ft.audit.looking
+from blip2ft.audit.contents import Picture
 from blip2ft.audit.looking import look_at_all
 from blip2ft.audit.looks import Look, look_at
-from blip2ft.audit.reading import Picture
 
 
 @pytest.fixture

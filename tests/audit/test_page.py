@@ -1,10 +1,10 @@
 """The page is whole in itself, and what others wrote is text in it and nothing else."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import HtmlPage
 from pictures import encoded, picture
 
 from blip2ft.audit.audit import Report, audit
@@ -13,31 +13,6 @@ from blip2ft.audit.reading import Source
 from blip2ft.audit.table import as_text
 
 EVIL = '<script>alert("1")</script> & \u202eco\x1b[31m'
-
-
-class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.words = ""
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.words += data
 
 
 @pytest.fixture(autouse=True)
@@ -52,22 +27,22 @@ def report(rows: str, **asked) -> Report:
     return audit({None: [Source("x.csv")]}, image_size=64, **asked)
 
 
-def page_of(found: Report) -> Page:
+def page_of(found: Report) -> HtmlPage:
     write_page(Path("report.html"), found)
-    return Page(Path("report.html").read_text(encoding="utf-8"))
+    return HtmlPage(Path("report.html").read_text(encoding="utf-8"))
 
 
 def test_a_page_needs_no_network_and_no_script():
     Path("copy.jpg").write_bytes(Path("1.jpg").read_bytes())
     page = page_of(report("0.jpg,a dog\n1.jpg,17\ncopy.jpg,a cat\n9.jpg,a cow\n"))
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "a", "form"})
-    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    sources = [image["src"] for image in page.all("img")]
     assert len(sources) == 3  # of the text, and of both copies
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
     (policy,) = (a["content"] for t, a in page.tags if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'")
     for said in ("1 error", "2 warnings", "No such image file", "x.csv:5", "copy.jpg"):
-        assert said.lower() in page.words.lower()
+        assert said.lower() in page.text.lower()
 
 
 def test_what_others_wrote_is_text():
@@ -75,9 +50,9 @@ def test_what_others_wrote_is_text():
     found = report(rows)
     page = page_of(found)
     assert "script" not in {tag for tag, _ in page.tags}
-    assert not [a for tag, a in page.tags if tag == "img" and not a["src"].startswith("data:")]
-    assert '<script>alert("1")</script> & ?co?[31m' in page.words
-    assert "<img src=x>.jpg" in page.words
+    assert all(image["src"].startswith("data:") for image in page.all("img"))
+    assert '<script>alert("1")</script> & ?co?[31m' in page.text
+    assert "<img src=x>.jpg" in page.text
     table = as_text(found)
     assert "\x1b" not in table
     assert "\u202e" not in table
@@ -87,16 +62,16 @@ def test_many_findings_are_counted_and_the_first_shown():
     rows = "".join(f"{n % 4}.jpg,{n}\n" for n in range(LISTED + PICTURED + 5))
     found = report(rows)
     page = page_of(found)
-    assert sum(tag == "img" for tag, _ in page.tags) == PICTURED
-    assert re.search(r"and 5 more in findings\.jsonl", page.words)
-    assert f"{LISTED + PICTURED + 5} warnings" in page.words
+    assert len(page.all("img")) == PICTURED
+    assert re.search(r"and 5 more in findings\.jsonl", page.text)
+    assert f"{LISTED + PICTURED + 5} warnings" in page.text
     assert f"and {LISTED + PICTURED + 2} more" in as_text(found)
 
 
 def test_nothing_found_is_said():
     found = report("".join(f"{n}.jpg,a dog {n}\n" for n in range(4)))
     assert found.findings == []
-    assert "Nothing was found" in page_of(found).words
+    assert "Nothing was found" in page_of(found).text
     assert "0 errors, 0 warnings, 0 notes; 4 images in" in as_text(found)
 
 
@@ -115,8 +90,8 @@ def test_an_image_that_went_meanwhile_is_listed():
     found = report("0.jpg,17\n")
     Path("0.jpg").unlink()
     page = page_of(found)
-    assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert "x.csv:2" in page.words
+    assert page.all("img") == []
+    assert "x.csv:2" in page.text
 
 
 def test_names_that_are_no_utf_8_are_told():

@@ -1,6 +1,7 @@
 """Every bad row of every format is told, and those that are good are read all the same."""
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import encoded, picture
 
-from blip2ft.audit.reading import Contents, Source, read_splits
-from blip2ft.data.entries import UnknownSplit
+from blip2ft.audit.contents import Contents
+from blip2ft.audit.reading import Source, read_splits
+from blip2ft.data.entries import UnknownColumn, UnknownSplit
+from blip2ft.data.records import read_records
 
 
 @pytest.fixture(autouse=True)
@@ -79,19 +82,138 @@ def test_lines_of_json_are_told_one_by_one():
 @pytest.mark.parametrize(
     ("name", "data", "origin", "detail"),
     [
-        ("x.csv", "image,caption\n0.png,café\n".encode("latin-1"), "x.csv:2", "not UTF-8 text"),
-        ("x.json", b'[{"image": "0.png", "cap', "x.json:1", "invalid JSON at column"),
+        ("x.csv", "image,caption\n0.png,a\n".encode("utf-16"), "x.csv:1", "not UTF-8 text"),
+        ("x.csv", b"", "x.csv", "the file is empty"),
+        ("x.csv", b"0.png,a\n1.png,b\n", "x.csv", "no column 'image' for the image"),
+        ("x.csv", b'image,"caption\n0.png,a\n', "x.csv:1", "broken quoting"),
+        ("c.json", b'{"images": [{"id": 1, "file_n', "c.json:1", "invalid JSON at column"),
         ("x.csv", b"picture,caption\n0.png,a\n", "x.csv", "no column 'image' for the image"),
         ("x.csv", b"image,caption\n", "x.csv", "there are no records in it"),
-        ("x.csv", b'image,caption\n0.png,"a\n', "x.csv:2", "broken quoting"),
     ],
-    ids=["latin-1", "cut json", "no column", "no rows", "quotes"],
+    ids=["utf-16", "empty", "no header", "quote in the header", "cut json", "no column", "no rows"],
 )
 def test_a_file_that_cannot_be_read_is_one_finding(name, data, origin, detail):
     Path(name).write_bytes(data)
     (found,) = read(name).findings
     assert (found.kind, found.origin) == ("source", origin)
     assert found.detail.startswith(detail)
+
+
+# a file, its content, the texts that are read all the same, and where which fault is told
+DAMAGED = {
+    "a quote at the end": (
+        "x.csv",
+        b'image,caption\n0.png,a\n1.png,"b\n2.png,c\n3.png,d\n',
+        "acd",
+        [("broken quoting", "x.csv:3", "the next that is read is line 4")],
+    ),
+    "a quote before others": (
+        "x.csv",
+        b'image,caption\n0.png,a\n1.png,"b\n2.png,"c"\n3.png,d\n4.png,"e\n',
+        "acd",
+        [
+            ("broken quoting", "x.csv:3", "the next that is read is line 4"),
+            ("broken quoting", "x.csv:6", "the next that is read is nothing"),
+        ],
+    ),
+    "a broken cell of several lines": (
+        "x.csv",
+        b'image,caption\n0.png,"two\nlines of\nthree"x\n1.png,b\n',
+        "b",
+        [("broken quoting", "x.csv:2", "the next that is read is line 5")],
+    ),
+    "bytes of Latin-1": (
+        "x.csv",
+        b'image,caption\n0.png,a\n1.png,caf\xe9\n2.png,"two\ncaf\xe9s"\n3.png,d\n',
+        "ad",
+        [("not UTF-8 text", "x.csv:3", "byte 0xe9"), ("not UTF-8 text", "x.csv:5", "byte 0xe9")],
+    ),
+    "a line of Latin-1": (
+        "x.jsonl",
+        b'{"image": "0.png", "caption": "caf\xe9"}\n{"image": "1.png", "caption": "b"}\n',
+        "b",
+        [("not UTF-8 text", "x.jsonl:1", "byte 0xe9")],
+    ),
+    "lines cut off": (
+        "x.jsonl",
+        b'{"image": "0.png", "caption": "a"}\n{"image": "1.p',
+        "a",
+        [("invalid JSON", "x.jsonl:2", "column 11: Unterminated string starting at")],
+    ),
+    "a list cut off": (
+        "x.json",
+        b'[{"image": "0.png", "caption": "a"},\n {"image": "1.png", "caption": "b"},\n {"ima',
+        "ab",
+        [("invalid JSON", "x.json:3", "nothing behind is read")],
+    ),
+    "a list without a comma": (
+        "x.json",
+        b'[{"image": "0.png", "caption": "a"}\n {"image": "1.png", "caption": "b"}]',
+        "a",
+        [("invalid JSON", "x.json:2", "column 2: Expecting ',' delimiter; nothing behind is read")],
+    ),
+    "a list of which one is Latin-1": (
+        "x.json",
+        b'[{"image": "0.png", "caption": "\xe9"},\n{"image": "1.png", "caption": "b"}]\n',
+        "b",
+        [("not UTF-8 text", "x.json:1", "byte 0xe9")],
+    ),
+    "a list and more": (
+        "x.json",
+        b'[{"image": "0.png", "caption": "a"}] []',
+        "a",
+        [("invalid JSON", "x.json:1", "column 38: Extra data")],
+    ),
+    "a key twice": (
+        "x.json",
+        b'[{"image": "0.png", "image": "1.png"}, {"image": "1.png", "caption": "b"}]',
+        "b",
+        [("ambiguous JSON", "x.json: [0]", "the key 'image' is there twice")],
+    ),
+    "a list without end": (
+        "x.json",
+        b'[{"image": "0.png", "caption": "a"}, ' + b"[" * 100_000,
+        "a",
+        [("ambiguous JSON", "x.json: [1]", "too deep to read; nothing behind is read")],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_of_a_damaged_file_the_fault_is_told_and_all_else_is_read(kind):
+    name, data, texts, told = DAMAGED[kind]
+    Path(name).write_bytes(data)
+    contents = read(name)
+    assert [text for _, said_of in said(contents)["data"] for text in said_of] == list(texts)
+    for (title, origin, detail), wanted in zip(faults(contents), told, strict=True):
+        assert (title, origin) == wanted[:2]
+        assert wanted[2] in detail
+    with pytest.raises(ValueError, match=re.escape(name)):
+        read_records(name)
+
+
+def test_a_damaged_line_is_told_beside_what_is_wrong_with_the_whole():
+    Path("x.csv").write_bytes(b"image,tilte\n0.png,a\n1.png,\xe9\n")
+    assert [(found.kind, found.origin) for found in read("x.csv").findings] == [
+        ("source", "x.csv"),
+        ("record", "x.csv:3"),
+    ]
+
+
+def test_a_named_column_that_is_not_there_is_an_error():
+    Path("x.csv").write_text("image,caption\n0.png,a\n")
+    for named in ({"caption_column": "title"}, {"id_column": "key"}, {"image_column": "file"}):
+        (column,) = named.values()
+        with pytest.raises(UnknownColumn, match=rf"no column '{column}' for the"):
+            read("x.csv", **named)
+    Path("q.csv").write_text("image,question,answer\n0.png,what?,a\n")
+    with pytest.raises(UnknownColumn, match=r"no column ask; there are: question, answer"):
+        read("q.csv", task="vqa", question_column="ask")
+    (found,) = read("x.csv", task="vqa").findings
+    assert "no column question" in found.detail
+    # the name's own letters may be what is damaged
+    Path("y.csv").write_bytes("image,größe\n0.png,a\n".encode("latin-1"))
+    assert read("y.csv", caption_column="größe").findings[1].title == "not UTF-8 text"
 
 
 def karpathy() -> None:

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from blip2ft.audit import languages
+from blip2ft.audit.contents import Contents, Item
 from blip2ft.audit.languages import FEW, UNSURE, count_languages
-from blip2ft.audit.reading import Contents, Item
 from blip2ft.audit.texts import (
     LONG,
     cut_texts,
@@ -35,7 +35,7 @@ def contents(*texts: tuple[int, str]) -> Contents:
         "a dog", "zebra", "Route 66", "un café à Orléans", "שועל ליד הנהר", "كلب على الأريكة",
         "猫がソファで寝ている", "🐕 a dog", "a sign that reads <stop>", "5 < 6 apples & pears",
         "a file of papers.", "Â la carte", "the number 7", "T-shirt", "line one\nline two",
-        "x" * LONG,
+        "x" * LONG, "none of the dogs", "a nan with tea", "Nana",
     ],
 )  # fmt: skip
 def test_a_text_that_says_something_is_left_alone(text):
@@ -49,6 +49,8 @@ def test_a_text_that_says_something_is_left_alone(text):
         ("a cafÃ©", "garbled"), ("itâ€™s a dog", "garbled"), ("caf\ufffd", "garbled"),
         ("a\x00b", "garbled"), ("<b>bold</b>", "markup"), ("a<br/>b", "markup"),
         ("cats &amp; dogs", "markup"), ("see https://example.org", "markup"),
+        ("nan", "placeholder"), ("NULL", "placeholder"), ("None", "placeholder"),
+        ("n/a", "placeholder"), ("<NA>", "placeholder"), ("#N/A", "placeholder"),
         ("dog.JPG", "file-name"), ("IMG_0042", "file-name"), ("x" * (LONG + 1), "long"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -556,6 +557,22 @@ def test_no_path_leaves_the_image_root(folder):
         read_records("notes/z.csv", image_root="sub")
 
 
+def test_links_are_followed_but_no_steps_up_from_where_they_lead(folder):
+    (folder / "big/photos").mkdir(parents=True)
+    shutil.copy(folder / "a.png", "big/photos/a.png")
+    shutil.copy(folder / "a.png", "big/b.png")
+    write("notes/x.csv", "image,caption\nphotos/a.png,one\nsub/../photos/a.png,two\n")
+    (folder / "notes/sub").mkdir()
+    (folder / "notes/photos").symlink_to(folder / "big/photos")
+    assert read_records("notes/x.csv")[0].image == Path("notes/photos/a.png")
+    # inside by its letters, but the system steps up to big
+    write("notes/y.csv", "image,caption\nphotos/../b.png,one\n")
+    said = r"outside of notes, which.*photos/\.\./b\.png \(y\.csv:2\)"
+    with pytest.raises(ValueError, match=said):
+        read_records("notes/y.csv")
+    assert read_records("notes/y.csv", allow=["outside"])[0].image.is_file()
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -626,7 +643,7 @@ def test_broken_csvs_name_the_line():
     with pytest.raises(ValueError, match=r"x\.csv:4: not UTF-8 text \(byte 0xe9\)"):
         read_records("x.csv")
     write("x.csv", "image,caption\na.png,one\n".encode("utf-16"))
-    with pytest.raises(ValueError, match=r"x\.csv:1: not UTF-8 text \(byte 0xff\)"):
+    with pytest.raises(ValueError, match=r"x\.csv:1: not UTF-8 text \(byte 0xff, .*UTF-16"):
         read_records("x.csv")
 
 
