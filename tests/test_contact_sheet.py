@@ -5,10 +5,10 @@ import io
 import os
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import HtmlPage
 from PIL import Image
 
 from blip2ft.contact_sheet import check_new, fresh_file, write_contact_sheet
@@ -16,33 +16,6 @@ from blip2ft.pages import SIDE, thumbnail
 from blip2ft.photos.search import Match
 
 EVIL = '<script>alert("1")</script> & co'
-
-
-class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style" and data.strip():
-            self.words.append(data.strip())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def decoded(uri: str) -> Image.Image:
@@ -62,8 +35,7 @@ def matches(tmp_path) -> list[Match]:
 def test_a_page_holds_all_it_shows(matches, tmp_path):
     file = tmp_path / "sheets" / "found.html"
     write_contact_sheet(file, matches, query=EVIL, note="Score: <similarity>")
-    page = Page(file.read_text(encoding="utf-8"))
-    assert page.open == []
+    page = HtmlPage(file.read_text(encoding="utf-8"))
     assert page.words == [
         *(EVIL, EVIL, "Score: <similarity>"),  # title and heading
         *("1", "1.235", "wide.png"),
@@ -81,7 +53,7 @@ def test_a_page_holds_all_it_shows(matches, tmp_path):
 def test_a_page_of_similar_photos_begins_with_the_photo(matches, tmp_path):
     file = tmp_path / "found.html"
     write_contact_sheet(file, matches, image=matches[1].path)
-    page = Page(file.read_text(encoding="utf-8"))
+    page = HtmlPage(file.read_text(encoding="utf-8"))
     assert page.words[0] == 'photos like a <b> & "c" ü#?.jpg'
     assert page.all("img")[0]["src"] == thumbnail(matches[1].path)
 
@@ -100,7 +72,7 @@ def test_thumbnails_are_upright_and_small(tmp_path):
 def test_a_photo_that_went_leaves_its_place(matches, tmp_path):
     Path(matches[0].path).unlink()
     write_contact_sheet(tmp_path / "found.html", matches, query="a cat")
-    page = Page((tmp_path / "found.html").read_text(encoding="utf-8"))
+    page = HtmlPage((tmp_path / "found.html").read_text(encoding="utf-8"))
     assert page.words[2:5] == ["not readable", "1", "1.235"]
     assert len(page.all("img")) == 1
 
@@ -110,7 +82,7 @@ def test_names_that_are_no_text_are_shown(matches, tmp_path):
     shutil.copy(matches[1].path, path)
     file = tmp_path / "found.html"
     write_contact_sheet(file, [Match(path, 0, "")], query="caf\udce9")
-    page = Page(file.read_text(encoding="utf-8"))
+    page = HtmlPage(file.read_text(encoding="utf-8"))
     assert page.words[0] == "caf\ufffd"
     assert page.words[-1] == "caf\ufffd.jpg"
     assert page.all("a")[0]["href"].endswith("caf%E9.jpg")
