@@ -4,16 +4,17 @@ Source: Papineni et al. 2002 (P02-1040); constants and the choice of the closest
 follow pycocoevalcap 1.2, bleu/bleu_scorer.py.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 import datasets
 import evaluate
+import numpy as np
 
 from blip2ft.metrics.ptb import words
 
 ORDER = 4
+NAMES = tuple(f"bleu{k + 1}" for k in range(ORDER))
 SMALL = 1e-9
 TINY = 1e-15  # no match at all gives almost 0, not a division by zero
 
@@ -33,23 +34,38 @@ def bleu_scores(
         Corpus scores and per-sample scores, both under bleu1 to bleu4. The corpus score pools
         counts over samples, so it is not the mean of the per-sample ones. All within 0 and 1.
     """
-    guesses, matches = [0] * ORDER, [0] * ORDER
-    length = closest_length = 0
-    per_sample: dict[str, list[float]] = {f"bleu{k + 1}": [] for k in range(ORDER)}
-    for prediction, sample_references in zip(predictions, references, strict=True):
+    counts = bleu_counts(predictions, references)
+    corpus, samples = bleu_of_counts(counts.sum(0)), bleu_of_counts(counts)
+    return (
+        dict(zip(NAMES, corpus.tolist(), strict=True)),
+        dict(zip(NAMES, samples.T.tolist(), strict=True)),
+    )
+
+
+def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """What BLEU needs of each sample: (N, 10) int64.
+
+    Of n-grams of length 1 to 4 those found, then those there are; the caption's length and that of
+    the closest reference. Rows add up: the sum of several is what their corpus score needs.
+    """
+    rows = np.empty((len(predictions), 2 * ORDER + 2), np.int64)
+    for row, prediction, sample_references in zip(rows, predictions, references, strict=True):
         candidate = words(prediction)
         tokenised = [words(reference) for reference in sample_references]
-        closest = min((abs(len(r) - len(candidate)), len(r)) for r in tokenised)[1]
-        sample_guesses = [max(0, len(candidate) - k) for k in range(ORDER)]
-        sample_matches = _matches(candidate, tokenised)
-        for k, score in enumerate(_bleu(sample_matches, sample_guesses, len(candidate), closest)):
-            per_sample[f"bleu{k + 1}"].append(score)
-        length, closest_length = length + len(candidate), closest_length + closest
-        for k in range(ORDER):
-            guesses[k] += sample_guesses[k]
-            matches[k] += sample_matches[k]
-    corpus = _bleu(matches, guesses, length, closest_length)
-    return {f"bleu{k + 1}": score for k, score in enumerate(corpus)}, per_sample
+        length = len(candidate)
+        row[:ORDER] = _matches(candidate, tokenised)
+        row[ORDER : 2 * ORDER] = [max(0, length - k) for k in range(ORDER)]
+        row[-2:] = length, min((abs(len(r) - length), len(r)) for r in tokenised)[1]
+    return rows
+
+
+def bleu_of_counts(counts: np.ndarray) -> np.ndarray:
+    """BLEU-1 to 4 (..., 4) of counts (..., 10) that `bleu_counts` gave, or of sums of them."""
+    matches, guesses = counts[..., :ORDER], counts[..., ORDER : 2 * ORDER]
+    ratio = (counts[..., -2:-1] + TINY) / (counts[..., -1:] + SMALL)
+    brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    product = np.cumprod((matches + TINY) / (guesses + SMALL), axis=-1)
+    return product ** (1 / np.arange(1, ORDER + 1)) * brevity
 
 
 def _ngrams(tokens: Sequence[str]) -> Counter[tuple[str, ...]]:
@@ -67,18 +83,6 @@ def _matches(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> l
     for ngram, count in _ngrams(candidate).items():
         matches[len(ngram) - 1] += min(count, most[ngram])
     return matches
-
-
-def _bleu(
-    matches: Sequence[int], guesses: Sequence[int], length: int, closest_length: int
-) -> list[float]:
-    ratio = (length + TINY) / (closest_length + SMALL)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    scores, product = [], 1.0
-    for k in range(ORDER):
-        product *= (matches[k] + TINY) / (guesses[k] + SMALL)
-        scores.append(product ** (1 / (k + 1)) * brevity)
-    return scores
 
 
 class Bleu(evaluate.Metric):

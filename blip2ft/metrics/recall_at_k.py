@@ -9,6 +9,9 @@ import datasets
 import evaluate
 import numpy as np
 
+RECALL_AT = (1, 5, 10)  # paper, table 5
+WAYS = ("image_to_text", "text_to_image")
+
 DESCRIPTION = "Recall at K of rankings, from the best right candidate of each query."
 INPUTS = """
 Args:
@@ -36,7 +39,7 @@ def recall_at_k(
     candidates: Sequence[np.ndarray],
     scores: Sequence[np.ndarray],
     right: Sequence[Sequence[int]],
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Sequence[int] = RECALL_AT,
 ) -> dict[int, float]:
     """Of queries with their candidates the share that has something right in the first K.
 
@@ -88,7 +91,7 @@ class RecallAtK(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list[dict], references: list[list[int]], k: Sequence[int] = (1, 5, 10)
+        self, predictions: list[dict], references: list[list[int]], k: Sequence[int] = RECALL_AT
     ) -> dict[str, float]:
         found = recall_at_k(
             [row["candidates"] for row in predictions],

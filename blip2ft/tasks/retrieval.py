@@ -16,13 +16,11 @@ from blip2ft.data.pairs import Pair
 from blip2ft.data.records import Record
 from blip2ft.data.stream import Stream
 from blip2ft.gather import share_batch
-from blip2ft.metrics.recall_at_k import recall_at_k
+from blip2ft.metrics.recall_at_k import RECALL_AT, WAYS, recall_at_k
 from blip2ft.models.in_batch import ItcGradients, contrastive_loss, same_image, similarity_logits
 from blip2ft.models.retriever import Retriever
 from blip2ft.tasks.ranking import Rankings
 
-RECALL_AT = (1, 5, 10)  # paper, table 5
-WAYS = ("image_to_text", "text_to_image")
 SCORES = (*(f"{way}_r{k}" for way in WAYS for k in RECALL_AT), "mean_recall")
 
 
