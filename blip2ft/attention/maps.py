@@ -4,19 +4,27 @@ B images, L layers with cross-attention, Q queries; H and W are the grid of patc
 token, which stands for no place, is left out of all maps.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import (
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
     InstructBlipForConditionalGeneration,
 )
 
-from blip2ft.tasks.caption import caption_loss
+from blip2ft.attention.recording import (
+    check_pixels,
+    gradients_of_queries,
+    on_grid,
+    recorded,
+    run_queries,
+    see,
+)
+from blip2ft.data.batches import IGNORE
 
 
 def cross_attention(
@@ -38,24 +46,40 @@ def cross_attention(
             reads a question and there is none.
     """
     with torch.no_grad(), recorded(model) as weights:
-        _run_queries(model, _see(model, pixels), text)
-    return _on_grid(model, pixels, weights)
+        run_queries(model, see(model, pixels), text)
+    return on_grid(model, pixels, weights)
+
+
+class Weighed(NamedTuple):
+    """What of the queries' attention speaks for a text, of each of B images.
+
+    attention: (B, L, heads, Q, H, W), as `cross_attention` gives it for that text.
+    weighed: the same times the score's gradient with respect to it, where that is above 0.
+    scores: (B,), of 0 to 1: how well image and text go together.
+
+    All fp32. What is weighed compares places of one image; across texts its scale means nothing.
+    """
+
+    attention: Tensor
+    weighed: Tensor
+    scores: Tensor
 
 
 def itm_gradcam(
     model: Blip2ForImageTextRetrieval, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor
-) -> Tensor:
-    """What of the queries' attention speaks for "matches": (B, L, heads, Q, H, W), fp32, from 0 on.
+) -> Weighed:
+    """What of the queries' attention speaks for "matches"; `text_map` makes one map of it.
 
-    Attention times the gradient of the matching logit with respect to it, where that is above 0:
-    Grad-CAM (arXiv 1610.02391) on cross-attention, as ALBEF (arXiv 2107.07651, visualization.ipynb)
-    and BLIP (LAVIS models/blip_models/blip_image_text_matching.py, compute_gradcam) draw it, whose
-    queries are the text's tokens. Its scale means nothing across texts. A diagnostic: attention is
-    no explanation of an answer, weighed or not (arXiv 1902.10186). `text_map` makes it one map.
+    Grad-CAM (arXiv 1610.02391) of the matching logit on cross-attention, as ALBEF (2107.07651,
+    visualization.ipynb) and BLIP (LAVIS models/blip_models/blip_image_text_matching.py,
+    compute_gradcam) draw it, where the text's tokens look instead of queries. The score
+    is the probability of "matches".
+
+    A diagnostic: attention is no explanation of an answer (arXiv 1902.10186), weighed or not.
 
     Args:
         model: A retriever, in eval mode, as for `cross_attention`.
-        pixels: (B, 3, h, w).
+        pixels: (B, 3, h, w), normalised.
         input_ids: (B, T), `[CLS] text [SEP]` without image tokens, as `PairLayout.pad` gives them.
         attention_mask: (B, T), 0 at padding.
 
@@ -64,33 +88,41 @@ def itm_gradcam(
     """
     if not isinstance(model, Blip2ForImageTextRetrieval):
         raise ValueError(
-            f"a {type(model).__name__} has no matching head; use a Blip2ForImageTextRetrieval, or "
+            f"a {type(model).__name__} has no matching head; give a retriever, or use "
             "likelihood_gradcam"
         )
-    with _gradients_of_queries(model), recorded(model) as weights:
-        states = _run_queries(model, _see(model, pixels), (input_ids, attention_mask))
-        logits = model.itm_head(states.to(model.itm_head.weight.dtype)).mean(1)[:, 1]
-        return _weighed(model, pixels, weights, logits.float().sum())
+    with gradients_of_queries(model), recorded(model) as weights:
+        states = run_queries(model, see(model, pixels), (input_ids, attention_mask))
+        logits = model.itm_head(states.to(model.itm_head.weight.dtype)).mean(1).float()
+        return _weighed(model, pixels, weights, logits[:, 1], logits.softmax(-1)[:, 1])
 
 
 def likelihood_gradcam(
     model: Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration,
     batch: Mapping[str, Tensor],
-) -> Tensor:
-    """What of the queries' attention speaks for a caption: (B, L, heads, Q, H, W), fp32, from 0 on.
+) -> Weighed:
+    """What of the queries' attention speaks for captions, by their log-likelihood.
 
-    As `itm_gradcam`, with the caption's log-likelihood for the matching logit.
+    As `itm_gradcam` otherwise. The score is the geometric mean of the tokens' probabilities.
 
-    batch: as `TextLayout.collate` gives it, with the captions as labels.
+    batch: as `TextLayout.collate` gives it, the captions as labels.
 
     Raises ValueError for a retriever, in training mode, and for images of another size.
     """
     if isinstance(model, Blip2ForImageTextRetrieval):
         raise ValueError("a retriever gives texts no likelihood; use itm_gradcam")
-    batch = {key: value.to(model.device) for key, value in batch.items()}
-    _check(model, batch["pixel_values"])
-    with _gradients_of_queries(model), recorded(model) as weights:
-        return _weighed(model, batch["pixel_values"], weights, -caption_loss(model, batch))
+    inputs = {key: value.to(model.device) for key, value in batch.items()}
+    labels = inputs.pop("labels")
+    pixels = inputs["pixel_values"]
+    check_pixels(model, pixels)
+    with gradients_of_queries(model), recorded(model) as weights:
+        logits = model(**inputs, use_cache=False).logits
+        if "decoder_input_ids" not in inputs:  # each position tells of the next
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        losses = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+        likelihood = -losses.view_as(labels).sum(1)
+        tokens = (labels != IGNORE).sum(1).clamp(min=1)
+        return _weighed(model, pixels, weights, likelihood, (likelihood / tokens).exp())
 
 
 def text_map(weighed: Tensor) -> Tensor:
@@ -98,98 +130,12 @@ def text_map(weighed: Tensor) -> Tensor:
     return weighed.mean((1, 2, 3))
 
 
-@contextmanager
-def recorded(model: Any) -> Iterator[list[Tensor]]:
-    """Within, forwards of the Q-Former leave their cross-attention in the list.
-
-    A layer's is (B, heads, Q, S), S with the class token, and in the graph that gives the layer's
-    output. Only eager attention computes it, so that is what the Q-Former uses meanwhile.
-
-    Raises ValueError in training mode, where dropout would be in it.
-    """
-    if model.training:
-        raise ValueError("the model is in training mode, whose dropout changes maps; use .eval()")
-    qformer = model.qformer
-    before = qformer.config._attn_implementation
-    weights: list[Tensor] = []
-    hooks = [
-        layer.crossattention.attention.register_forward_hook(
-            lambda module, inputs, output: weights.append(output[1])
-        )
-        for layer in qformer.encoder.layer
-        if layer.has_cross_attention
-    ]
-    qformer.set_attn_implementation("eager")
-    try:
-        yield weights
-    finally:
-        qformer.set_attn_implementation(before)
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def _gradients_of_queries(model: Any) -> Iterator[None]:
-    """Within, the graph begins at the query tokens: nothing is kept for the image encoder, and
-    frozen and quantised weights get no gradient."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, wanted in flags:
-        if wanted:
-            parameter.requires_grad_(False)
-    model.query_tokens.requires_grad_(True)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for parameter, wanted in flags:
-            if parameter.requires_grad != wanted:
-                parameter.requires_grad_(wanted)
-
-
-def _see(model: Any, pixels: Tensor) -> Tensor:
-    """Features (B, S, D) of images."""
-    _check(model, pixels)
-    dtype = model.vision_model.embeddings.patch_embedding.weight.dtype
-    return model.vision_model(pixels.to(model.device, dtype)).last_hidden_state
-
-
-def _check(model: Any, pixels: Tensor) -> None:
-    size = model.vision_model.embeddings.image_size
-    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-        raise ValueError(
-            f"pixels are {tuple(pixels.shape)}: this model takes (B, 3, {size}, {size}); resize "
-            "them with its image processor"
-        )
-
-
-def _run_queries(model: Any, image_embeds: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
-    """States of the queries (B, Q, D), as the stock models compute them."""
-    queries = model.query_tokens.expand(len(image_embeds), -1, -1)
-    given: dict[str, Any] = {"query_embeds": queries}
-    reads_questions = isinstance(model, InstructBlipForConditionalGeneration)
-    if text is not None:
-        ids, mask = (tensor.to(model.device) for tensor in text)
-        given["attention_mask"] = torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1)
-        if reads_questions:
-            given["input_ids"] = ids
-        elif isinstance(model, Blip2ForImageTextRetrieval):
-            given["query_embeds"] = model.embeddings(input_ids=ids, query_embeds=queries)
-            given["query_length"] = queries.shape[1]
-        else:
-            raise ValueError("this model's Q-Former reads no text; leave text out")
-    elif reads_questions:
-        raise ValueError("this model's Q-Former reads the question; give it as text")
-    states = model.qformer(**given, encoder_hidden_states=image_embeds).last_hidden_state
-    return states[:, : queries.shape[1]]
-
-
-def _weighed(model: Any, pixels: Tensor, weights: list[Tensor], score: Tensor) -> Tensor:
-    gradients = torch.autograd.grad(score, weights)
+def _weighed(
+    model: Any, pixels: Tensor, weights: list[Tensor], targets: Tensor, scores: Tensor
+) -> Weighed:
+    """targets: (B,), whose gradients weigh; a row's depends on that row alone."""
+    gradients = torch.autograd.grad(targets.sum(), weights)
+    weights = [weight.detach() for weight in weights]
     pairs = zip(weights, gradients, strict=True)
-    return _on_grid(model, pixels, [w.detach() * g.clamp(min=0) for w, g in pairs])
-
-
-def _on_grid(model: Any, pixels: Tensor, layers: list[Tensor]) -> Tensor:
-    patch = model.vision_model.embeddings.patch_size
-    grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
-    return torch.stack(layers, dim=1)[..., 1:].unflatten(-1, grid).float()
+    weighed = on_grid(model, pixels, [w * g.clamp(min=0) for w, g in pairs])
+    return Weighed(on_grid(model, pixels, weights), weighed, scores.detach())
