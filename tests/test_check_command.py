@@ -33,9 +33,9 @@ def write(name: str, *rows: str) -> None:
 
 
 def test_good_data_has_status_0(blip2ft_main):
-    status, out, _ = blip2ft_main("check", "photos/good.csv", "--workers", 1)
+    status, out, err = blip2ft_main("check", "photos/good.csv", "--workers", 1)
     lines = out.splitlines()
-    assert status == 0
+    assert (status, err) == (0, "")
     assert lines[0].split() == ["data", "2", "images", "2", "captions", "(median", "2", "words)"]
     assert lines[-1].startswith("0 errors, 0 warnings, 0 notes; 2 images in ")
 
@@ -48,6 +48,15 @@ def test_an_error_has_status_1_and_is_told_with_its_line(blip2ft_main):
     assert Path("report/report.html").read_text().startswith("<!doctype html>")
     (line,) = Path("report/findings.jsonl").read_text().splitlines()
     assert (json.loads(line)["file"], json.loads(line)["line"]) == ("photos/train.csv", 3)
+
+
+def test_a_table_that_cannot_be_read_has_status_1_and_others_are_looked_at(blip2ft_main):
+    Path("photos/test.csv").write_bytes("image,caption\n3.jpg,a cow\n".encode("utf-16"))
+    words = ["--train", "photos/good.csv", "--test", "photos/test.csv", "--workers", 1]
+    status, out, _ = blip2ft_main("check", *words)
+    assert status == 1
+    assert "photos/test.csv:1  (not UTF-8 text but UTF-16. Save" in out
+    assert "2 images in" in out
 
 
 def test_images_of_train_and_test_are_compared(blip2ft_main):
@@ -123,6 +132,7 @@ def test_questions_are_checked_with_their_answers(blip2ft_main):
         (["x.csv", "--task", "captions"], "invalid choice: 'captions'"),
         (["photos/good.csv", "--format", "cvs"], "unknown format 'cvs'. Did you mean 'csv'?"),
         (["photos/good.csv", "--workers", "0"], "--workers: '0' isn't a whole number above 0"),
+        (["photos/good.csv", "--caption-column", "titel"], "no column 'titel' for the caption"),
         (["photos/good.csv", "--question-column", "q"], "--question-column belongs to --task vqa"),
         (["x.csv", "--task", "vqa", "--caption-column", "q"], "belongs to a task of captions"),
         (["photos/good.csv", "--no-answers"], "--no-answers belongs to --task vqa; leave it out"),

@@ -24,14 +24,15 @@ def decode_text(path: Path, problems: Problems | None = None) -> str:
     """
     # without its mark, so that the place of an error is one in `data`
     data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if data.startswith(UTF_16) or b"\0" in data[:2]:
+        raise ValueError(f"{path.name}:1: not UTF-8 text but UTF-16. {SAVE}")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        if problems is None or not problems.read_on or data.startswith(UTF_16):
+        if problems is None or not problems.read_on:
             line = data.count(b"\n", 0, error.start) + 1
-            kind = ", with which UTF-16 begins" if data.startswith(UTF_16) else ""
             raise ValueError(
-                f"{path.name}:{line}: not UTF-8 text (byte {data[error.start]:#04x}{kind}). {SAVE}"
+                f"{path.name}:{line}: not UTF-8 text (byte {data[error.start]:#04x}). {SAVE}"
             ) from error
     for number, part in enumerate(data.split(b"\n"), start=1):
         try:

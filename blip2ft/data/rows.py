@@ -54,9 +54,8 @@ def csv_rows(
             lines = lines or list(io.StringIO(text, newline=""))
             rest = range(begin + 1, len(lines))
             start = next((n for n in rest if _is_row(lines[n], delimiter, width)), len(lines))
-            next_row = f"line {start + 1}" if start < len(lines) else "nothing"
-            why = f"{error}; the next that is read is {next_row}"
-            problems.add("broken quoting", f"{place} ({why})", CLOSE)
+            on = f"read on from line {start + 1}" if start < len(lines) else "no row behind is read"
+            problems.add("broken quoting", f"{place} ({error}; {on})", CLOSE)
             reader = csv.reader(islice(lines, start, None), delimiter=delimiter, strict=True)
             continue
         if cells:

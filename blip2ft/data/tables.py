@@ -53,6 +53,12 @@ def read_csv(source: str, request: Request, problems: Problems) -> list[Entry]:
             f"{path.name}: the file is empty. Give it a first row of column names, such as "
             "image,caption, and one row for each caption."
         )
+    paths = [name for name in names if PurePath(name).suffix.lower() in IMAGE_SUFFIXES]
+    if paths and request.image_column not in names:
+        raise ValueError(
+            f"{path.name}:1: the first row has an image, {paths[0]!r}, where the names of the "
+            "columns belong. Write a row of names above it, such as image,caption."
+        )
     columns = find_columns(names, request, path.name)
     found = []
     name, root = path.name, path.parent

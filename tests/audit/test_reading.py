@@ -84,7 +84,7 @@ def test_lines_of_json_are_told_one_by_one():
     [
         ("x.csv", "image,caption\n0.png,a\n".encode("utf-16"), "x.csv:1", "not UTF-8 text"),
         ("x.csv", b"", "x.csv", "the file is empty"),
-        ("x.csv", b"0.png,a\n1.png,b\n", "x.csv", "no column 'image' for the image"),
+        ("x.csv", b"0.png,a\n1.png,b\n", "x.csv:1", "the first row has an image"),
         ("x.csv", b'image,"caption\n0.png,a\n', "x.csv:1", "broken quoting"),
         ("c.json", b'{"images": [{"id": 1, "file_n', "c.json:1", "invalid JSON at column"),
         ("x.csv", b"picture,caption\n0.png,a\n", "x.csv", "no column 'image' for the image"),
@@ -105,22 +105,22 @@ DAMAGED = {
         "x.csv",
         b'image,caption\n0.png,a\n1.png,"b\n2.png,c\n3.png,d\n',
         "acd",
-        [("broken quoting", "x.csv:3", "the next that is read is line 4")],
+        [("broken quoting", "x.csv:3", "read on from line 4")],
     ),
     "a quote before others": (
         "x.csv",
         b'image,caption\n0.png,a\n1.png,"b\n2.png,"c"\n3.png,d\n4.png,"e\n',
         "acd",
         [
-            ("broken quoting", "x.csv:3", "the next that is read is line 4"),
-            ("broken quoting", "x.csv:6", "the next that is read is nothing"),
+            ("broken quoting", "x.csv:3", "read on from line 4"),
+            ("broken quoting", "x.csv:6", "no row behind is read"),
         ],
     ),
     "a broken cell of several lines": (
         "x.csv",
         b'image,caption\n0.png,"two\nlines of\nthree"x\n1.png,b\n',
         "b",
-        [("broken quoting", "x.csv:2", "the next that is read is line 5")],
+        [("broken quoting", "x.csv:2", "read on from line 5")],
     ),
     "bytes of Latin-1": (
         "x.csv",

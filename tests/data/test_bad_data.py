@@ -171,6 +171,11 @@ TABLES = {
         b"image,caption\nx.jpg,caf\xe9\n",
         r"t\.csv:2: not UTF-8 text \(byte 0xe9\)",
     ),
+    "UTF-16 without a mark": (
+        "t.jsonl",
+        '{"image": "x.jpg"}'.encode("utf-16-be"),
+        r"t\.jsonl:1: not UTF-8 text but UTF-16\. Save",
+    ),
     "UTF-16": ("t.csv", "image,caption\nx.jpg,a\n".encode("utf-16"), r"t\.csv:1: not UTF-8 text"),
     "ragged rows": (
         "t.csv",
@@ -181,7 +186,7 @@ TABLES = {
     "no row of names": (
         "t.csv",
         GOOD,
-        r"no column 'image' for the image; there are: x\.jpg, a cat",
+        r"t\.csv:1: the first row has an image, 'x\.jpg', where the names of the columns belong",
     ),
     "no rows": ("t.csv", b"image,caption\n", r"t\.csv: no records in it \(read as csv\)"),
     "semicolons": ("t.csv", b"image;caption\nx.jpg;a cat\n", ["a cat"]),

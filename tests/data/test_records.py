@@ -643,7 +643,7 @@ def test_broken_csvs_name_the_line():
     with pytest.raises(ValueError, match=r"x\.csv:4: not UTF-8 text \(byte 0xe9\)"):
         read_records("x.csv")
     write("x.csv", "image,caption\na.png,one\n".encode("utf-16"))
-    with pytest.raises(ValueError, match=r"x\.csv:1: not UTF-8 text \(byte 0xff, .*UTF-16"):
+    with pytest.raises(ValueError, match=r"x\.csv:1: not UTF-8 text but UTF-16"):
         read_records("x.csv")
 
 
