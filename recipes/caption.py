@@ -55,11 +55,13 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.training.eva import start_from_inputs
     from blip2ft.training.feed import broken_share, make_feed, open_training, size_of
     from blip2ft.training.filtered import filter_training, keep_filtered
+    from blip2ft.training.learned_from import keep_learned_from
     from blip2ft.training.loop import train
     from blip2ft.training.milestones import check_metric, milestones_of
     from blip2ft.training.optimizer import optimizer_and_schedule
     from blip2ft.training.preflight import preflight
     from blip2ft.training.processes import frozen_dtype, start_processes, usable_workers
+    from blip2ft.training.resources import Meter
     from blip2ft.training.run import read_evaluation, record_evaluation, start_run
     from blip2ft.training.sharded import check_sharded, gathered, prepare, shard
     from blip2ft.training.stored import checkpoint_of, newest_whole
@@ -81,6 +83,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             say(changed)
         hold(Path(config.output), accelerator)
     begun = newest_whole(Path(config.output) / "checkpoints", accelerator)
+    meter = Meter(Path(config.output), accelerator, begun)
     workers = usable_workers(config.data.workers)
     set_seed(config.seed)
 
@@ -187,6 +190,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
 
     told: set[str] = set()
 
+    @meter.evaluating()
     def evaluate(
         records: Sequence[Record], split: str, step: int, *, java: bool = False
     ) -> dict[str, float]:
@@ -222,6 +226,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
         evaluate(final_records, final, 0, java=True)
+        meter.save(0)
     best = train(
         accelerator=accelerator,
         run=run,
@@ -238,6 +243,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
         milestones=milestones_of(asdict(config.train), feed.order.steps(1)),
         max_grad_norm=config.optimizer.max_grad_norm,
         resume_from=begun,
+        meter=meter,
     )
 
     # The best weights are the run's result.
@@ -256,6 +262,9 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     with gathered(bare):
         if accelerator.is_main_process:
             save_trained(bare, run / "adapter", lora, description)
+    answers = [row["caption"] for row in read_evaluation(run, final, best).answers]
+    keep_learned_from(run, train_source, answers, accelerator)
+    meter.end(steps)
     # freed while its group of processes lives: freed later, it may wait for the group forever
     model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()

@@ -52,6 +52,12 @@ def loud_libraries():
     transformers_logging.enable_progress_bar()
 
 
+@pytest.fixture(autouse=True)
+def unmetered(monkeypatch):
+    """Runs of tests meter no energy: codecarbon looks at the machine for two seconds."""
+    monkeypatch.setattr("blip2ft.training.resources.meter_energy", lambda *_: None)
+
+
 @pytest.fixture
 def blip2ft_main(capsys):
     """Call the command and return status, standard output and standard error."""

@@ -172,7 +172,6 @@ LEARNED_FROM = {
     "distinct_texts": 30,
     "words_per_text": 4.5,
     "languages": {"en": 34, "not sure": 2},
-    "evaluated": {"validation": 12, "test": 12},
     "repeated": 0.25,
 }
 RESOURCES = {

@@ -18,6 +18,7 @@ from blip2ft.training.checkpoint import (
     set_random_state,
 )
 from blip2ft.training.milestones import Milestones, check_metric
+from blip2ft.training.resources import Meter
 from blip2ft.training.run import note_stop
 from blip2ft.training.signals import Signals, StopNow
 from blip2ft.training.stored import best_whole, checkpoint_of, remove_old, rewrite_state
@@ -43,7 +44,7 @@ class Keeper:
     """Saves, evaluates and stops a run; every process calls alike.
 
     trained: model, optimizer and schedule, as `save_checkpoint` takes them; signals, writer:
-    entered.
+    entered; meter: what the run has spent is saved with it.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Keeper:
         trained: Mapping[str, Any],
         signals: Signals,
         writer: Writer,
+        meter: Meter | None = None,
     ) -> None:
         self.run, self.checkpoints = run, run / "checkpoints"
         self.milestones, self.accelerator, self.trained = milestones, accelerator, trained
-        self.signals, self.writer = signals, writer
+        self.signals, self.writer, self.meter = signals, writer, meter
         self.progress = Progress()
 
     def resume(self, checkpoint: Path) -> None:
@@ -70,6 +72,8 @@ class Keeper:
     def save(self) -> Path:
         """Begin to save the run at its step; what was begun before is waited for."""
         keep = (self.milestones.keep_checkpoints, self.progress.best_step)
+        if self.meter is not None:
+            self.meter.save(self.progress.step)
         return save_checkpoint(
             self.checkpoints,
             accelerator=self.accelerator,
@@ -146,6 +150,8 @@ class Keeper:
         progress.score, progress.evaluated = scores[metric], progress.step
         if progress.best is None or progress.score > progress.best:
             progress.best, progress.best_step = progress.score, progress.step
+        if self.meter is not None:
+            self.meter.save(progress.step)  # with the evaluation
         self.writer.wait()
         if self.accelerator.is_main_process and not self.writer.failed:
             rewrite_state(checkpoint_of(self.checkpoints, progress.step), asdict(progress))

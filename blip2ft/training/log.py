@@ -38,13 +38,14 @@ class Log:
         """The step has its batches."""
         self.waited += time.perf_counter() - self.since
 
-    def step(self, step: int, loss: float, rate: float, norm: float, samples: int) -> None:
-        """A step has ended; samples: those of all processes."""
-        self.seconds += time.perf_counter() - self.since
+    def step(self, step: int, loss: float, rate: float, norm: float, samples: int) -> float:
+        """A step has ended, after so many seconds; samples: those of all processes."""
+        took = time.perf_counter() - self.since
+        self.seconds += took
         self.samples += samples
         self.bar.update()
         if step % self.every and step != self.bar.total:
-            return
+            return took
         speed, waiting = self.samples / self.seconds, self.waited / self.seconds
         self.samples, self.seconds, self.waited = 0, 0.0, 0.0
         values = {"loss": loss, "lr": rate, "images_per_second": round(speed, 2)}
@@ -69,3 +70,4 @@ class Log:
                 "are cores for them, or keep smaller image files",
                 100 * waiting,
             )
+        return took

@@ -22,6 +22,7 @@ from blip2ft.training.milestones import Milestones
 from blip2ft.training.nonfinite import FILE as NONFINITE
 from blip2ft.training.nonfinite import explain_step, last_finite, way_on
 from blip2ft.training.optimizer import base_rate
+from blip2ft.training.resources import Meter
 from blip2ft.training.run import drop_lines_after
 from blip2ft.training.sharded import whole_tensor
 from blip2ft.training.signals import Signals
@@ -50,6 +51,7 @@ def train(
     prepare: Callable[[nn.Module, list[Batch]], list[Batch]] | None = None,
     max_grad_norm: float | None = 1.0,
     resume_from: Path | None = None,
+    meter: Meter | None = None,
 ) -> int:
     """Train for `steps` optimizer steps; return the one with the best metric.
 
@@ -64,6 +66,7 @@ def train(
       its micro-batches, for messages.
     prepare(model, batches): the micro-batches of a step, on the device, as the losses shall get
       them; called before the step's first forward, and after their losses are counted.
+    meter: counts the steps' time and samples, and is saved with each checkpoint.
 
     Raises Interrupted after Ctrl-C, SIGTERM or SIGUSR1, and ValueError for what the loader fails
     with, both with the state saved; ValueError, a step later, for a checkpoint that can't be saved.
@@ -76,7 +79,7 @@ def train(
     bare = accelerator.unwrap_model(model)
     trained = {"model": model, "optimizer": optimizer, "schedule": schedule}
     signals, writer = Signals(), Writer()
-    keeper = Keeper(run, milestones, accelerator, trained, signals, writer)
+    keeper = Keeper(run, milestones, accelerator, trained, signals, writer, meter)
     if resume_from is not None:
         keeper.resume(resume_from)
     progress = keeper.progress
@@ -167,7 +170,9 @@ def train(
                 warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step")
                 schedule.step()
             progress.step += 1
-            log.step(progress.step, mean_loss, rate, norm, samples)
+            seconds = log.step(progress.step, mean_loss, rate, norm, samples)
+            if meter is not None:
+                meter.trained(seconds, samples)
             keeper.reach(steps, evaluation)
         return keeper.end()
 

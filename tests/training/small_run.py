@@ -26,6 +26,7 @@ from blip2ft.training.checkpoint import save_checkpoint
 from blip2ft.training.loop import train
 from blip2ft.training.milestones import Milestones
 from blip2ft.training.optimizer import make_optimizer, make_schedule
+from blip2ft.training.resources import Meter
 from blip2ft.training.run import append_line
 from blip2ft.training.stored import list_checkpoints
 
@@ -63,6 +64,7 @@ def small_run(
     keep: int = 9,
     max_nonfinite: int = 0,
     resume_from: Path | None = None,
+    meter: Meter | None = None,
 ) -> tuple[nn.Module, int]:
     """Train as the recipe does; return the model and the best step.
 
@@ -118,6 +120,7 @@ def small_run(
         milestones=Milestones(every, every, 1, keep, best_metric, max_nonfinite),
         prepare=prepare,
         resume_from=resume_from,
+        meter=meter,
     )
     save_checkpoint(
         run / "end",
