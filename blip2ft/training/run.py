@@ -11,6 +11,8 @@ filtered.jsonl       texts that data.filters left out or masked
 broken.jsonl         training samples that couldn't be read
 nonfinite.jsonl      steps that were left out, with the part and the samples concerned
 predictions/         each evaluation's answers
+resources.json       time, samples, memory and energy that it took, over its resumes
+training-data.json   how many images and texts it learned from
 checkpoints/         to resume from
 adapter/             what was trained, when the run has ended
 .lock                held while the run goes on, by its first process
