@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from blip2ft import __version__
 from blip2ft.commands.ask import add_ask
 from blip2ft.commands.assemble import add_assemble
+from blip2ft.commands.attend import add_attend
 from blip2ft.commands.cache import add_cache
 from blip2ft.commands.capfilt import add_capfilt
 from blip2ft.commands.caption import add_caption
@@ -20,6 +21,8 @@ from blip2ft.commands.export import add_export
 from blip2ft.commands.inspect import add_inspect
 from blip2ft.commands.photos import add_index, add_search
 from blip2ft.commands.plan import add_plan
+from blip2ft.commands.push import add_push
+from blip2ft.commands.report import add_report
 from blip2ft.commands.score import add_score
 from blip2ft.commands.shard import add_shard
 
@@ -59,14 +62,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_ask,
         add_index,
         add_search,
+        add_attend,
         add_score,
         add_check,
         add_shard,
         add_export,
+        add_push,
         add_convert,
         add_assemble,
         add_capfilt,
         add_inspect,
+        add_report,
         add_plan,
         add_doctor,
         add_cache,

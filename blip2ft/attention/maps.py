@@ -68,7 +68,7 @@ class Weighed(NamedTuple):
 def itm_gradcam(
     model: Blip2ForImageTextRetrieval, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor
 ) -> Weighed:
-    """What of the queries' attention speaks for "matches"; `text_map` makes one map of it.
+    """What of the queries' attention speaks for "matches"; its mean is a map.
 
     Grad-CAM (arXiv 1610.02391) of the matching logit on cross-attention, as ALBEF (2107.07651,
     visualization.ipynb) and BLIP (LAVIS models/blip_models/blip_image_text_matching.py,
@@ -123,11 +123,6 @@ def likelihood_gradcam(
         likelihood = -losses.view_as(labels).sum(1)
         tokens = (labels != IGNORE).sum(1).clamp(min=1)
         return _weighed(model, pixels, weights, likelihood, (likelihood / tokens).exp())
-
-
-def text_map(weighed: Tensor) -> Tensor:
-    """One map (B, H, W) of an image's (B, L, heads, Q, H, W): the mean."""
-    return weighed.mean((1, 2, 3))
 
 
 def _weighed(

@@ -33,7 +33,7 @@ def add_caption(commands: Any) -> None:
 
 
 def _caption(arguments: argparse.Namespace) -> int:
-    paths = list(_image_paths(arguments.images))
+    paths = list(image_paths(arguments.images))
     if arguments.model:
         check_model_name(arguments.model)
         check_revision(arguments.model, arguments.revision)
@@ -90,7 +90,7 @@ def _fail(error: OSError) -> NoReturn:
     raise error  # else a folder that can't be read would be left out
 
 
-def _image_paths(given: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+def image_paths(given: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """The images in `given` files and folders, each with its id; all before a model is loaded.
 
     The id is what a table in the folder calls the image: its path from there; of a file, the path

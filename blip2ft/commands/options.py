@@ -110,14 +110,20 @@ def decoding(arguments: argparse.Namespace, description: dict[str, Any]) -> dict
     return {name: found[name] for name in DECODING if name in found}
 
 
-def load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """Model, processor and what is known of prompt and decoding, on the best device."""
+def load_for_answers(
+    arguments: argparse.Namespace, *, retrievers: bool = False
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, processor and what is known of prompt and decoding, on the best device.
+
+    retrievers: take those too, which write no answers.
+    """
     import torch
 
     from blip2ft.captioner import default_device
     from blip2ft.export import DTYPES, load_finetuned, load_mixed
     from blip2ft.models.adapters import DESCRIPTION_FILE
-    from blip2ft.models.source import read_config
+    from blip2ft.models.load import load_retriever
+    from blip2ft.models.source import is_retriever, read_config
     from blip2ft.models.vqa import load_vqa
 
     device = default_device()
@@ -137,20 +143,21 @@ def load_for_answers(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str,
         else:
             adapters, processor, description = load_mixed(runs, **found)
             model = adapters.model
-        if description["task"] == "retrieval":
+        if description["task"] == "retrieval" and not retrievers:
             raise ValueError(
                 f"{first} compares images and texts and writes none; search with it: "
                 "blip2ft index, blip2ft search"
             )
     else:
         config = read_config(arguments.model, arguments.revision, ("blip-2", "instructblip"))
-        model, processor = load_vqa(
-            arguments.model,
-            question_in_qformer=config.model_type == "instructblip",
-            revision=arguments.revision,
-            dtype=dtype,
-            quantize=quantize,
-        )
+        options: dict[str, Any] = {"revision": arguments.revision}
+        options |= {"dtype": dtype, "quantize": quantize}
+        if retrievers and is_retriever(config):
+            heads = {"itc": 1.0, "itm": 1.0}  # without that of text generation
+            model, processor = load_retriever(arguments.model, objectives=heads, **options)
+        else:
+            options["question_in_qformer"] = config.model_type == "instructblip"
+            model, processor = load_vqa(arguments.model, **options)
         path = Path(arguments.model) / DESCRIPTION_FILE
         description = json.loads(path.read_text()) if path.is_file() else {}
     return model.to(device), processor, description
