@@ -13,6 +13,7 @@ from transformers import Blip2ForImageTextRetrieval
 from blip2ft.agreement import Answers, answers
 from blip2ft.models.adapter_set import Adapters
 from blip2ft.models.adapters import DESCRIPTION_FILE, load_trained, merge_lora, read_description
+from blip2ft.models.hub_adapter import download_adapter, is_on_hub
 from blip2ft.models.identity import check_base
 from blip2ft.models.load import end_token_id, load_captioner, load_retriever
 from blip2ft.models.retriever import Retriever
@@ -28,11 +29,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
 
 
-def adapter_folder(run: Path) -> Path:
+def adapter_folder(run: str | Path) -> Path:
     """The folder of trained weights in `run`, or `run` itself where it is one.
+
+    run: a folder, or weights on the hub, OWNER/NAME or OWNER/NAME@REVISION, which are downloaded.
 
     Raises ValueError for a folder without any, and says what to do for a run that hasn't ended.
     """
+    if is_on_hub(run):
+        return download_adapter(run)
+    run = Path(run)
     for folder in (run / "adapter", run):
         if (folder / DESCRIPTION_FILE).is_file() and not (folder / "config.json").is_file():
             return folder
@@ -53,20 +59,22 @@ def load_finetuned(
 ) -> tuple[Any, Any, dict[str, Any]]:
     """The base of a run with its trained weights on, unmerged.
 
+    run: its folder, or where it was pushed to on the hub, OWNER/NAME or OWNER/NAME@REVISION.
     base: where the base model is now, if it moved; revision: of the base, where it isn't the run's.
     quantize: {"language": "nf4"} or "int8": parts to hold in fewer bits, however the run held them.
     Returns model, processor and description.
 
     Raises ValueError for parts to quantise that the run trained in full.
     """
-    folder = adapter_folder(Path(run))
-    model, processor, description = _load_base_of(folder, dtype, base, revision, quantize)
+    folder = adapter_folder(run)
+    whose = _told(run, folder)
+    model, processor, description = _load_base_of(folder, whose, dtype, base, revision, quantize)
     load_trained(model, folder)
     return model.eval(), processor, description
 
 
 def load_mixed(
-    runs: Mapping[Path, float],
+    runs: Mapping[Path, float] | Mapping[str, float],
     *,
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
@@ -82,11 +90,12 @@ def load_mixed(
     Raises ValueError for runs of different bases, classes or image sizes, and for parts to quantise
     that one of them trained in full.
     """
-    folders = {str(run): adapter_folder(Path(run)) for run in runs}
-    first, *others = folders.values()
-    for folder in others:
-        _check_quantizable(folder, read_description(folder), quantize or {})
-    model, processor, description = _load_base_of(first, dtype, base, revision, quantize)
+    folders = {str(run): adapter_folder(run) for run in runs}
+    (name, first), *others = folders.items()
+    for other, folder in others:
+        _check_quantizable(_told(other, folder), read_description(folder), quantize or {})
+    whose = _told(name, first)
+    model, processor, description = _load_base_of(first, whose, dtype, base, revision, quantize)
     if revision is None and base is None:
         revision = description["revision"]
     name, stage1 = base or description["base"], description.get("stage1")
@@ -97,26 +106,32 @@ def load_mixed(
     return adapters, processor, description
 
 
+def _told(run: str | Path, folder: Path) -> str:
+    """How messages name trained weights: by their folder, those of the hub by their name there."""
+    return str(run if is_on_hub(run) else folder)
+
+
 def _load_base_of(
     folder: Path,
+    whose: str,
     dtype: torch.dtype,
     base: str | None,
     revision: str | None,
     quantize: Mapping[str, str] | None,
 ) -> tuple[Any, Any, dict[str, Any]]:
     description = read_description(folder)
-    _check_quantizable(folder, description, quantize or {})
+    _check_quantizable(whose, description, quantize or {})
     gone = Path(description["base"])
     if base is None and gone.is_absolute() and not gone.exists():
         raise ValueError(
-            f"{folder} was trained on {gone}, which isn't there; say where it is now "
-            "(blip2ft export --base, blip2ft caption --model)"
+            f"{whose} was trained on {gone}, which isn't there; say where it is now "
+            "(blip2ft export --base, blip2ft caption --adapter .. --model)"
         )
     if revision is None and base is None:
         revision = description["revision"]
     name = base or description["base"]
     read_config(name, revision, ("blip-2", "instructblip"))  # what is no model is told as such
-    check_base(folder, description, name, revision)
+    check_base(whose, description, name, revision)
     options = {"revision": revision, "image_size": description["image_size"], "dtype": dtype}
     options["quantize"] = quantize
     model, processor = _load_base(name, description, options)
@@ -124,12 +139,12 @@ def _load_base_of(
 
 
 def _check_quantizable(
-    folder: Path, description: Mapping[str, Any], quantize: Mapping[str, str]
+    whose: str, description: Mapping[str, Any], quantize: Mapping[str, str]
 ) -> None:
     for part in quantize:
         if description["parts"].get(part) == "full":
             raise ValueError(
-                f"{folder} trained {part} in full, and its weights can't be put on a quantised "
+                f"{whose} trained {part} in full, and its weights can't be put on a quantised "
                 f"{part}; export the run, and quantise what is exported"
             )
 
@@ -185,7 +200,13 @@ def export_run(
     with whole_folder(out) as partial:
         model.to(DTYPES[dtype]).save_pretrained(partial)
         processor.save_pretrained(partial)
-        kept = {k: v for k, v in description.items() if k not in ("parts", "image_size")}
+        # of the adapter alone
+        gone = ("parts", "image_size", "lora")
+        kept = {key: value for key, value in description.items() if key not in gone}
+        kept["base"] = base or kept["base"]
+        for source in ("base", "stage1"):  # whoever gets the model has no such folder
+            if kept.get(source) and Path(kept[source]).exists():
+                kept[source] = Path(kept[source]).resolve().name
         (partial / DESCRIPTION_FILE).write_text(json.dumps(kept, indent=2) + "\n")
         del model
         merged = stock.from_pretrained(partial, dtype=torch.float32)
@@ -216,7 +237,7 @@ def export_run(
 
 def _answers_in_training(run: str | Path, base: str | None) -> Answers | None:
     """What a run's model answers on the quantised base in fp32; None where it wasn't quantised."""
-    quantize = read_description(adapter_folder(Path(run))).get("quantize")
+    quantize = read_description(adapter_folder(run)).get("quantize")
     if not quantize:
         return None
     if find_spec("bitsandbytes") is None:

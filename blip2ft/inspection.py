@@ -16,6 +16,7 @@ from blip2ft.export import adapter_folder
 from blip2ft.hub import check_revision
 from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, attach_lora, read_description
 from blip2ft.models.build import empty_model
+from blip2ft.models.hub_adapter import holds_adapter
 from blip2ft.models.parts import PARTS, parts_table, set_trainable
 from blip2ft.models.retriever import Retriever
 from blip2ft.models.source import is_retriever, read_config
@@ -50,11 +51,14 @@ def inspect(name: str, *, revision: str | None = None) -> Inspected:
     path = Path(name)
     if (path / "config.yaml").is_file() or (path / DESCRIPTION_FILE).is_file():
         folder = None if (path / "config.json").is_file() else adapter_folder(path)
+    elif holds_adapter(name, revision):
+        folder = adapter_folder(f"{name}@{revision}" if revision else name)
     if folder is not None:
         description = read_description(folder)
+        whose = folder if path.is_dir() else name
         name, revision = description["base"], description["revision"]
         parts = description["parts"]
-        lines = [f"trained weights  {folder}", f"task             {description['task']}"]
+        lines = [f"trained weights  {whose}", f"task             {description['task']}"]
         if "prompt" in description:
             lines.append(f"prompt           {description['prompt']!r}")
         if quantize := description.get("quantize"):

@@ -1,7 +1,6 @@
 """What several commands share: their parser, numbers, model and decoding."""
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,15 +77,18 @@ def quantized(given: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options by which `load_for_answers` finds a model."""
-    parser.add_argument("--model", help="hub id or folder; default: the adapter's base")
+    parser.add_argument(
+        "--model", help="hub id of a model or of a pushed run, or folder; default: adapter's base"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument(
         "--adapter",
         type=weighted_path,
         action="append",
         metavar="RUN[=WEIGHT]",
-        help="a run, or its adapter folder; several are mixed, each with weight 1 where none is "
-        "given, and asked with the first one's prompt and decoding",
+        help="a run, its adapter folder, or OWNER/NAME[@REVISION] of a pushed run; several are "
+        "mixed, each with weight 1 where none is given, and asked with the first one's prompt and "
+        "decoding",
     )
     add_quantize_option(parser)
 
@@ -121,7 +123,7 @@ def load_for_answers(
 
     from blip2ft.captioner import default_device
     from blip2ft.export import DTYPES, load_finetuned, load_mixed
-    from blip2ft.models.adapters import DESCRIPTION_FILE
+    from blip2ft.models.hub_adapter import holds_adapter, read_notes
     from blip2ft.models.load import load_retriever
     from blip2ft.models.source import is_retriever, read_config
     from blip2ft.models.vqa import load_vqa
@@ -131,11 +133,16 @@ def load_for_answers(
     auto = torch.bfloat16 if half else torch.float32
     dtype = auto if arguments.dtype == "auto" else DTYPES[arguments.dtype]
     quantize = quantized(arguments.quantize)
-    if arguments.adapter:
-        runs = dict(arguments.adapter)
-        if len(runs) < len(arguments.adapter):
+    name, revision, given = arguments.model, arguments.revision, arguments.adapter
+    if not given and holds_adapter(name, revision):
+        # its base is the one that it was trained on
+        given = [(Path(f"{name}@{revision}" if revision else name), 1.0)]
+        name = revision = None
+    if given:
+        runs = dict(given)
+        if len(runs) < len(given):
             raise ValueError("--adapter names a run twice; give it once, with one weight")
-        found: dict[str, Any] = {"base": arguments.model, "revision": arguments.revision}
+        found: dict[str, Any] = {"base": name, "revision": revision}
         found |= {"dtype": dtype, "quantize": quantize}
         first, *_ = runs
         if runs == {first: 1.0}:
@@ -149,15 +156,14 @@ def load_for_answers(
                 "blip2ft index, blip2ft search"
             )
     else:
-        config = read_config(arguments.model, arguments.revision, ("blip-2", "instructblip"))
-        options: dict[str, Any] = {"revision": arguments.revision}
+        config = read_config(name, revision, ("blip-2", "instructblip"))
+        options: dict[str, Any] = {"revision": revision}
         options |= {"dtype": dtype, "quantize": quantize}
         if retrievers and is_retriever(config):
             heads = {"itc": 1.0, "itm": 1.0}  # without that of text generation
-            model, processor = load_retriever(arguments.model, objectives=heads, **options)
+            model, processor = load_retriever(name, objectives=heads, **options)
         else:
             options["question_in_qformer"] = config.model_type == "instructblip"
-            model, processor = load_vqa(arguments.model, **options)
-        path = Path(arguments.model) / DESCRIPTION_FILE
-        description = json.loads(path.read_text()) if path.is_file() else {}
+            model, processor = load_vqa(name, **options)
+        description = read_notes(name, revision)
     return model.to(device), processor, description

@@ -1,7 +1,6 @@
 """The two models of CapFilt: one that writes captions, one that says how well a text fits."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from blip2ft.data.batches import text_layout
 from blip2ft.data.images import transforms_for
 from blip2ft.data.pairs import pair_layout
 from blip2ft.export import DTYPES, load_finetuned
-from blip2ft.models.adapters import DESCRIPTION_FILE
+from blip2ft.models.hub_adapter import holds_adapter, read_notes
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.tasks.candidates import Captioner, Scorer
 
@@ -104,8 +103,9 @@ def _load(
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Model, processor and what is known of how it was tuned."""
     folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        model, processor, description = load_finetuned(folder, dtype=dtype, quantize=quantize)
+    a_run = folder.is_dir() and not (folder / "config.json").is_file()
+    if a_run or holds_adapter(str(name)):
+        model, processor, description = load_finetuned(name, dtype=dtype, quantize=quantize)
         if description["task"] != task:
             raise ValueError(
                 f"{name} is a run of the task {description['task']}, and one of {task} is needed "
@@ -118,5 +118,4 @@ def _load(
         model, processor = load_retriever(
             name, dtype=dtype, quantize=quantize, objectives=OBJECTIVES
         )
-    path = folder / DESCRIPTION_FILE
-    return model, processor, json.loads(path.read_text()) if path.is_file() else {}
+    return model, processor, read_notes(name)
