@@ -41,6 +41,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.data.order import check_shared
     from blip2ft.data.overlap import overlap_warning
     from blip2ft.data.records import Record, read_records
+    from blip2ft.evaluation.rows import caption_rows
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
@@ -214,11 +215,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
             for name in found.unavailable.keys() - told:
                 say(f"{name} is left out: {found.unavailable[name]}")
             told.update(found.unavailable)
-            rows = [
-                {"image_id": r.image_id, "caption": c, "references": r.captions}
-                for r, c in zip(records, captions, strict=True)
-            ]
-            record_evaluation(run, split, step, scores, rows)
+            record_evaluation(run, split, step, scores, caption_rows(records, captions))
         (scores,) = broadcast_object_list([scores])  # the others wait for them
         accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
         return scores

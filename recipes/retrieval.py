@@ -41,6 +41,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.data.pairs import pair_layout
     from blip2ft.data.records import Record, read_records
     from blip2ft.data.stream import Stream
+    from blip2ft.evaluation.rows import ranking_rows
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
@@ -52,7 +53,6 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.tasks.ranking import rank
     from blip2ft.tasks.retrieval import (
         SCORES,
-        answers,
         cache_itc,
         count_pairs,
         image_text_pairs,
@@ -179,7 +179,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
             )
         scores = score(rankings, records)
         if accelerator.is_main_process:
-            record_evaluation(run, split, step, scores, answers(rankings, records))
+            record_evaluation(run, split, step, scores, ranking_rows(records, rankings))
         accelerator.log({f"{split}/{name}": value for name, value in scores.items()}, step=step)
         return scores
 

@@ -41,6 +41,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.data.images import transforms_for
     from blip2ft.data.order import check_shared
     from blip2ft.data.questions import Question, read_questions
+    from blip2ft.evaluation.rows import answer_rows
     from blip2ft.features.build import use_features
     from blip2ft.features.serve import set_tower_aside
     from blip2ft.models.adapters import attach_lora, describe_training, save_trained
@@ -184,16 +185,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
             )
         scores = score(questions, answers)
         if accelerator.is_main_process:
-            rows = [
-                {
-                    "question_id": q.question_id,
-                    "image_id": q.image_id,
-                    "question": q.question,
-                    "answer": a,
-                    "answers": q.answers,
-                }
-                for q, a in zip(questions, answers, strict=True)
-            ]
+            rows = answer_rows(questions, answers)
             record_evaluation(run, split, step, scores, rows)
             # what the evaluation servers take
             results = [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]

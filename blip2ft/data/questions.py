@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from blip2ft.data.records import read_records, recognise, require_file
 from blip2ft.data.remote import Remote
 from blip2ft.data.tables import read_csv, read_jsonl
 from blip2ft.data.vqa_formats import (
+    COLUMNS,
     QuestionRequest,
     read_aokvqa,
     read_gqa,
@@ -54,6 +55,7 @@ class Question:
         correct_choice: The number of the right one of them, from 0.
         answer_type: In VQAv2 "yes/no", "number" or "other".
         question_type: In VQAv2 the first words, such as "how many".
+        fields: All other columns or keys.
     """
 
     image: Path | bytes | Row | Remote
@@ -66,6 +68,7 @@ class Question:
     correct_choice: int | None = None
     answer_type: str | None = None
     question_type: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_questions(
@@ -331,4 +334,5 @@ def complete(entry: Entry, image: Any, required: bool, problems: Problems) -> Qu
         choices,
         correct,
         *(kind if isinstance(kind, str) and kind else None for kind in kinds),
+        fields={name: v for name, v in fields.items() if name not in COLUMNS and v is not None},
     )

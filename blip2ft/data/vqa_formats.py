@@ -1,7 +1,8 @@
 """Readers of the question files of VQAv2, OK-VQA, Visual Genome, A-OKVQA and GQA, and of tables.
 
 Each gives entries (see entries.py) whose fields are named like those of a `Question` and hold what
-the file says: question_id, question, answers, choices, correct_choice, answer_type, question_type.
+the file says: question_id, question, answers, choices, correct_choice, answer_type, question_type;
+and what else it says of a question, under the file's names.
 """
 
 import functools
@@ -33,6 +34,8 @@ COLUMNS = {  # of a table, by the field that they fill
     "answer_type": ("answer_type",),
     "question_type": ("question_type",),
 }
+# What VQAv2 says of each question that is known by another name, or is the answers' commonest.
+VQAV2_KEYS = ("image_id", "multiple_choice_answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,9 @@ def read_vqav2(source: str, request: QuestionRequest, problems: Problems) -> lis
                 f"{origin} (image_id {image_id}) and {noted} (image_id {note['image_id']})",
                 "Give questions and annotations of the same version.",
             )
-        fields = {"question_id": identity, "question": item.get("question")}
+        more = {**note, **item}
+        fields = {name: value for name, value in more.items() if name not in VQAV2_KEYS}
+        fields |= {"question_id": identity, "question": item.get("question")}
         fields |= {name: note.get(name) for name in ("answers", "answer_type", "question_type")}
         image = find(f"COCO_{subtype}_{padded(image_id)}.jpg", subtype)
         entries.append(Entry(image, image_id, (), origin, fields, path.parent, number))
@@ -182,6 +187,7 @@ def read_aokvqa(source: str, request: QuestionRequest, problems: Problems) -> li
             "answers": item.get("direct_answers"),
             "choices": item.get("choices"),
             "correct_choice": item.get("correct_choice_idx"),
+            "difficult_direct_answer": item.get("difficult_direct_answer"),
         }
         folders = dict.fromkeys((split or "train", "train", "val", "test"))
         image = find(f"{padded(item['image_id'])}.jpg", *(f"{name}2017" for name in folders))
@@ -194,7 +200,8 @@ def read_aokvqa(source: str, request: QuestionRequest, problems: Problems) -> li
 def read_gqa(source: str, request: QuestionRequest, problems: Problems) -> list[Entry]:
     """GQA: questions by their id, with one answer each. Images are images/{imageId}.jpg.
 
-    The question type is the structural one: query, verify, logical, choose or compare.
+    The question type is the structural one: query, verify, logical, choose or compare; the
+    semantic and the detailed one are fields.
     """
     path = Path(source)
     refuse_split(path, request)
@@ -205,11 +212,14 @@ def read_gqa(source: str, request: QuestionRequest, problems: Problems) -> list[
         if not has(item, ("imageId",), origin, problems):
             continue
         types = item.get("types")
+        types = types if isinstance(types, dict) else {}
         fields = {
             "question_id": identity,
             "question": item.get("question"),
             "answers": item.get("answer"),
-            "question_type": types.get("structural") if isinstance(types, dict) else None,
+            "question_type": types.get("structural"),
+            "semantic": types.get("semantic"),
+            "detailed": types.get("detailed"),
         }
         image = find(f"{item['imageId']}.jpg", "images")
         entries.append(Entry(image, item["imageId"], (), origin, fields, path.parent, number))
@@ -255,7 +265,9 @@ def read_table(
                 wanted[0],
             )
     for entry in entries:
-        entry.fields = {name: entry.fields.get(column) for name, column in columns.items()}
+        said = entry.fields
+        entry.fields = {name: said[name] for name in said if name not in columns.values()}
+        entry.fields |= {name: said.get(column) for name, column in columns.items()}
     return entries
 
 

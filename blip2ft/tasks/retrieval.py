@@ -135,23 +135,3 @@ def score(rankings: Rankings, records: Sequence[Record]) -> dict[str, float]:
         ).items():
             scores[f"{name}_r{k}"] = value
     return {**scores, "mean_recall": sum(scores.values()) / len(scores)}
-
-
-def answers(rankings: Rankings, records: Sequence[Record], count: int = 5) -> list[dict[str, Any]]:
-    """Of each image the best texts, for a person to read."""
-    texts = [caption for record in records for caption in record.captions]
-    rows = []
-    for record, best, scores in zip(
-        records, rankings.texts_of_images.indices, rankings.texts_of_images.scores, strict=True
-    ):
-        found = [texts[i] for i in best[:count]]
-        rows.append(
-            {
-                "image_id": record.image_id,
-                "caption": found[0],
-                "references": record.captions,
-                "texts": found,
-                "scores": [round(float(s), 4) for s in scores[:count]],
-            }
-        )
-    return rows

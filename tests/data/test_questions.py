@@ -80,6 +80,25 @@ def test_rows_keep_their_order_and_their_answers():
     assert (third.question_id, third.answers, third.origin) == (0, ("cat",), "x.jsonl:3")
 
 
+def test_other_columns_are_fields():
+    rows = [row(answer="yes", domain="near", size=3), row(answer="no", scene="x", note=None)]
+    write("x.jsonl", rows)
+    first, second = read_questions("x.jsonl")
+    assert first.fields == {"domain": "near", "size": 3}
+    assert second.fields == {"scene": "x"}
+    (first, _) = read_questions("x.jsonl", answer_column="domain", require_answers=False)
+    assert (first.answers, first.fields) == (("near",), {"answer": "yes", "size": 3})
+
+
+def test_vqav2_keeps_what_else_it_says_of_a_question():
+    picture("val2014/COCO_val2014_000000000005.jpg")
+    asked, noted = vqa("val2014", 1)
+    asked["questions"][0]["domain"] = "indoor"
+    noted["annotations"][0] |= {"confidence": 3, "multiple_choice_answer": "yes"}
+    (question,) = read_questions(**write_vqa(asked, noted))
+    assert question.fields == {"domain": "indoor", "confidence": 3}
+
+
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.parquet"])
 def test_every_kind_of_table_reads_alike(name):
     rows = [row(answer="yes"), row("b.png", question="What, then?", answer="[5]")]
@@ -349,7 +368,7 @@ def test_aokvqa_has_choices_and_answers():
     (question,) = read_questions("x.json", split="val")
     assert question == Question(
         Path("val2017/000000000005.jpg"), 5, "2val", "What?", ("dog", "hound"), "x.json: [1]",
-        ("cat", "dog"), 1,
+        ("cat", "dog"), 1, fields={"difficult_direct_answer": False},
     )  # fmt: skip
     assert len(read_questions("x.json")) == 2
     with pytest.raises(ValueError, match=r"x\.json: no split 'test'; the splits are: train, val"):
@@ -381,7 +400,7 @@ def test_gqa_has_its_questions_by_their_ids():
     (question,) = read_questions("x.json")
     assert question == Question(
         Path("images/n7.jpg"), "n7", "0200", "What color?", ("red",), "x.json: 0200",
-        question_type="query",
+        question_type="query", fields={"semantic": "attr", "detailed": "x"},
     )  # fmt: skip
     write("x.json", {"0200": {**item, "imageId": None}, "0300": {**item, "answer": None}})
     with pytest.raises(ValueError, match=r"no imageId \(1\): x\.json: 0200\. Add it") as caught:

@@ -104,7 +104,8 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     found = {path.name for path in run.iterdir()}
     assert found == {
         *("config.yaml", "base.json", "environment.json", "log.jsonl", "metrics.jsonl"),
-        *("samples.json", "predictions", "checkpoints", "adapter", ".lock"),
+        *("samples.json", "training-data.json", "resources.json"),
+        *("predictions", "checkpoints", "adapter", ".lock"),
     }
     again = parse("--config", str(run / "config.yaml"))
     assert again == parse(*[str(word) for word in tiny(opt_folder, photo_folder, run)])
@@ -117,7 +118,8 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     assert all({"cider", "bleu4", "rougeL", "exact_match"} <= row.keys() for row in rows)
     answers = read_lines(run / "predictions" / "validation-00000000.jsonl")
     assert [row["image_id"] for row in answers] == [f"photo{i}.jpg" for i in range(8)]
-    assert all(row.keys() == {"image_id", "caption", "references"} for row in answers)
+    kept = {"image_id", "caption", "references", "image", "fields"}
+    assert all(row.keys() == kept and Path(row["image"]).is_file() for row in answers)
     said = capsys.readouterr().out
     assert "8 images, 8 captions; 2 steps of 4: 1 process x 2 micro-batches of 2" in said
     assert "scores on the validation split, 8 images\nit chose the best step, so they" in said

@@ -14,12 +14,12 @@ from blip2ft.data.images import transforms_for
 from blip2ft.data.order import Key
 from blip2ft.data.pairs import pair_layout
 from blip2ft.data.records import read_records
+from blip2ft.evaluation.rows import ranking_rows
 from blip2ft.gather import Shares
 from blip2ft.models.in_batch import contrastive_loss, same_image, similarity_logits
 from blip2ft.models.load import load_retriever
 from blip2ft.tasks.ranking import Ranking, Rankings
 from blip2ft.tasks.retrieval import (
-    answers,
     cache_itc,
     count_pairs,
     image_text_pairs,
@@ -139,6 +139,8 @@ def test_scores_and_answers_of_known_rankings(photo_folder):
     assert scores["text_to_image_r1"] == pytest.approx(of_first)
     assert scores["text_to_image_r5"] == 1.0
     assert list(scores)[-1] == "mean_recall"
-    rows = answers(Rankings(ranking, images), records, count=1)
+    rows = ranking_rows(records, Rankings(ranking, images))
     assert rows[1]["caption"] == records[0].captions[0]
-    assert rows[1]["references"] == records[1].captions
+    assert rows[1]["references"] == list(records[1].captions)
+    assert rows[1]["image_rank"] == of_first * texts + 1
+    assert rows[1]["text_ranks"] == [2] * len(records[1].captions)

@@ -1,0 +1,148 @@
+"""Rows of predictions: what a model said of each image or question, beside all that scores need.
+
+One row is one line of a run's predictions/*.jsonl, and of what `blip2ft evaluate` writes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from blip2ft.data.questions import Question
+    from blip2ft.data.records import Record
+    from blip2ft.tasks.ranking import Ranking, Rankings
+
+BEST = 5  # texts of an image that a row shows
+
+
+def caption_rows(records: "Sequence[Record]", captions: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a record: image_id, caption, references, and what `about_image` says."""
+    return [
+        {
+            "image_id": record.image_id,
+            "caption": caption,
+            "references": list(record.captions),
+            **about_image(record, record.fields),
+        }
+        for record, caption in zip(records, captions, strict=True)
+    ]
+
+
+def answer_rows(questions: "Sequence[Question]", answers: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a question: question_id, image_id, question, answer, answers, and `about_image`'s.
+
+    Of a question with choices also choices and correct_choice. answer_type and question_type are
+    among the fields.
+    """
+    rows = []
+    for question, answer in zip(questions, answers, strict=True):
+        row = {
+            "question_id": question.question_id,
+            "image_id": question.image_id,
+            "question": question.question,
+            "answer": answer,
+            "answers": list(question.answers),
+        }
+        if question.choices:
+            row["choices"] = list(question.choices)
+            row["correct_choice"] = question.correct_choice
+        types = {"answer_type": question.answer_type, "question_type": question.question_type}
+        said = {name: value for name, value in types.items() if value is not None}
+        rows.append(row | about_image(question, {**question.fields, **said}))
+    return rows
+
+
+def ranking_rows(records: "Sequence[Record]", rankings: "Rankings") -> list[dict[str, Any]]:
+    """One row an image: image_id, references, the best texts with their scores, and the ranks.
+
+    caption: the best text; texts, scores: the best five; image_rank: the rank of the first of its
+    own texts among the texts of all images, from 1; text_ranks: the rank of the image for each of
+    its texts. A rank is null where the right one was no candidate. What is wrong and scores the
+    same counts as better.
+    """
+    from blip2ft.metrics.recall_at_k import first_right
+
+    def rank(ranking: "Ranking", query: int, right: Sequence[int]) -> int | None:
+        found = first_right(ranking.indices[query], ranking.scores[query], right)
+        return None if np.isinf(found) else int(found)
+
+    texts = [caption for record in records for caption in record.captions]
+    rows, first = [], 0
+    for number, record in enumerate(records):
+        own = range(first, first + len(record.captions))
+        first = own.stop
+        best = rankings.texts_of_images
+        found = [texts[i] for i in best.indices[number, :BEST]]
+        rows.append(
+            {
+                "image_id": record.image_id,
+                "references": list(record.captions),
+                "caption": found[0],
+                "texts": found,
+                "scores": [round(float(s), 4) for s in best.scores[number, :BEST]],
+                "image_rank": rank(best, number, own),
+                "text_ranks": [rank(rankings.images_of_texts, i, [number]) for i in own],
+                **about_image(record, record.fields),
+            }
+        )
+    return rows
+
+
+def about_image(record: "Record | Question", fields: Mapping[str, Any]) -> dict[str, Any]:
+    """image: the path of the file, as a run in this folder finds it, or None where the image is in
+    an archive, a table or at an address; then origin names it. fields: those that JSON can hold.
+    """
+    named = {name: value for name, value in fields.items() if _is_json(value)}
+    if isinstance(record.image, Path):
+        return {"image": str(record.image), "fields": named}
+    return {"image": None, "origin": record.origin, "fields": named}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of predictions.
+
+    Raises ValueError for a file that is missing, damaged or holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file of predictions")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}:{number}: not valid JSON: {error.msg}; a line that a kill cut off is "
+                "completed by the same command with --resume"
+            ) from error
+        if not isinstance(row, dict) or task_of(row) is None:
+            raise ValueError(
+                f"{path}:{number}: no prediction; expected an object with image_id, caption and "
+                "references, or question_id, answer and answers, as a run and blip2ft evaluate "
+                "write them"
+            )
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} holds no predictions; was it written to the end?")
+    return rows
+
+
+def task_of(row: Mapping[str, Any]) -> str | None:
+    """The task that a row is of; None for something else."""
+    if {"question_id", "image_id", "answer", "answers"} <= row.keys():
+        return "vqa"
+    if {"image_id", "references", "texts"} <= row.keys():
+        return "retrieval"
+    return "caption" if {"image_id", "references", "caption"} <= row.keys() else None
