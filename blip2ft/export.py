@@ -40,13 +40,22 @@ def adapter_folder(run: str | Path) -> Path:
         return download_adapter(run)
     run = Path(run)
     for folder in (run / "adapter", run):
-        if (folder / DESCRIPTION_FILE).is_file() and not (folder / "config.json").is_file():
+        if _is_adapter(folder):
             return folder
     if (run / "config.yaml").is_file():
         raise ValueError(
             f"the run {run} hasn't ended, so it has no adapter yet; go on with --resume"
         )
     raise ValueError(f"{run} is no run and no adapter folder; pass the --output of a run")
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether a folder here has trained weights without their base, as `adapter_folder` finds."""
+    return any(_is_adapter(folder) for folder in (Path(name) / "adapter", Path(name)))
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / DESCRIPTION_FILE).is_file() and not (folder / "config.json").is_file()
 
 
 def load_finetuned(

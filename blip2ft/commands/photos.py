@@ -15,7 +15,9 @@ def add_index(commands: Any) -> None:
     parser = command(commands, "index", "Index the photos of a folder, for search.", _index)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="photos, in folders below too")
     parser.add_argument("--out", type=Path, required=True, help="the index: new, or to be extended")
-    parser.add_argument("--model", help="hub id or folder of a retriever; default: the index's own")
+    parser.add_argument(
+        "--model", help="hub id or folder of a retriever, or a run; default: the index's own"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
     parser.add_argument("--batch-size", type=positive, default=16, help="photos at once (16)")

@@ -61,6 +61,7 @@ def _push(arguments: argparse.Namespace) -> int:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
+    from blip2ft.card.said import read_said
     from blip2ft.export import adapter_folder
     from blip2ft.features.size import told_size
     from blip2ft.models.adapters import read_description
@@ -85,7 +86,8 @@ def _push(arguments: argparse.Namespace) -> int:
         look(api, target, set())  # before a model is merged for minutes
     options = {"merged": arguments.merged, "dtype": arguments.dtype, "samples": arguments.samples}
     options |= {"base_repo": arguments.base_repo, "look_up": not arguments.dry_run}
-    with outgoing(run, said=_said(arguments.about), **options) as going:
+    said = read_said(arguments.about) if arguments.about else {}
+    with outgoing(run, said=said, **options) as going:
         check_nothing_private(going, {*arguments.allow, *target.repo.split("/")})
         sizes = going.sizes()
         branch = "a pull request" if target.pull_request else target.revision or "main"
@@ -115,12 +117,3 @@ def _push(arguments: argparse.Namespace) -> int:
         revision = f" --revision {target.revision}" if target.revision else ""
         print(f"use it: {USES[task].format(target.repo)}{revision}")
     return 0
-
-
-def _said(about: Path | None) -> dict[str, Any]:
-    if about is None:
-        return {}
-    import yaml
-
-    said = yaml.safe_load(about.read_text(encoding="utf-8"))
-    return said

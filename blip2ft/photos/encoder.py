@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from blip2ft.captioner import default_device
 from blip2ft.data.images import transforms_for
 from blip2ft.data.pairs import pair_layout
-from blip2ft.export import DTYPES
+from blip2ft.export import DTYPES, is_run, load_finetuned
 from blip2ft.losses import similarities
+from blip2ft.models.adapters import read_description
 from blip2ft.models.load import load_retriever
 from blip2ft.models.qformer import project_images
 
@@ -21,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Encoder:
     """A model on its device with what prepares its inputs.
 
-    folder, image_size, quantize: as for `load_retriever`; dtype: "fp32", "bf16", or "auto" for bf16
-    on a GPU that has it.
+    folder, image_size, quantize: as for `load_retriever`, or the folder of a run's adapter; dtype:
+    "fp32", "bf16", or "auto" for bf16 on a GPU that has it.
     """
 
     def __init__(
@@ -39,13 +41,16 @@ class Encoder:
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}: allowed are auto, {', '.join(DTYPES)}")
         self.dtype = DTYPES[("bf16" if half else "fp32") if dtype == "auto" else dtype]
-        model, processor = load_retriever(
-            folder,
-            image_size=image_size,
-            dtype=self.dtype,
-            quantize=quantize,
-            objectives={"itc": 1.0, "itm": 1.0},  # the head of ITG isn't needed, nor looked for
-        )
+        if is_run(folder):
+            model, processor = _load_trained(folder, image_size, self.dtype, quantize)
+        else:
+            model, processor = load_retriever(
+                folder,
+                image_size=image_size,
+                dtype=self.dtype,
+                quantize=quantize,
+                objectives={"itc": 1.0, "itm": 1.0},  # the head of ITG isn't needed, nor looked for
+            )
         self.model = model.to(self.device)
         self.tokens = model.config.qformer_config.max_position_embeddings
         self.layout = pair_layout(model, processor, self.tokens)
@@ -86,3 +91,24 @@ class Encoder:
     def _see(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.device, self.dtype)
         return self.model.vision_model(pixels).last_hidden_state
+
+
+def _load_trained(
+    folder: Path,
+    image_size: int | None,
+    dtype: torch.dtype,
+    quantize: Mapping[str, str] | None,
+) -> tuple[Any, Any]:
+    description = read_description(folder)
+    if description["task"] != "retrieval":
+        raise ValueError(
+            f"{folder} was trained for {description['task']}, and doesn't compare images with "
+            "texts; name a run of recipes/retrieval.py"
+        )
+    if image_size not in (None, description["image_size"]):
+        raise ValueError(
+            f"{folder} was trained at {description['image_size']} px, not {image_size}; leave the "
+            "image size out"
+        )
+    model, processor, _ = load_finetuned(folder, dtype=dtype, quantize=quantize)
+    return model, processor

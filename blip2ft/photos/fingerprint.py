@@ -7,7 +7,10 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from blip2ft.export import adapter_folder, is_run
 from blip2ft.hub import check_revision
+from blip2ft.models.adapters import DESCRIPTION_FILE, FULL_FILE, LORA_FILE, read_description
+from blip2ft.models.hub_adapter import holds_adapter
 from blip2ft.models.identity import WEIGHTS
 from blip2ft.models.source import explained, read_config
 from blip2ft.photos.shards import Maker, read_maker
@@ -19,12 +22,18 @@ SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 def model_folder(name: str, revision: str | None = None) -> Path:
     """Where the files of a folder or hub id are; for a hub id the folder's name is the commit.
 
+    For a run, here or on the hub, the folder of its adapter.
+
     Raises ValueError for what is no BLIP-2, and for a revision of a folder.
     """
     check_revision(name, revision)
+    if is_run(name):
+        return adapter_folder(name).resolve()
     if Path(name).is_dir():
         read_config(name)
         return Path(name).resolve()
+    if holds_adapter(name, revision):
+        return adapter_folder(f"{name}@{revision}" if revision else name)
     read_config(name, revision)
     with explained(name):
         kinds = ("*.safetensors", "*.bin")
@@ -103,6 +112,11 @@ def fingerprint(folder: Path, known: Mapping[str, list] | None = None) -> tuple[
 
 def _files(folder: Path) -> list[Path]:
     """What decides on the features of a photo and a text, the tokenizer aside."""
+    if is_run(folder):
+        own = [folder / name for name in (DESCRIPTION_FILE, LORA_FILE, FULL_FILE)]
+        description = read_description(folder)
+        base = model_folder(description["base"], description["revision"])
+        return [*(file for file in own if file.is_file()), *_files(base)]
     found = [folder / name for name in SETTINGS if (folder / name).is_file()]
     first = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if first is None:

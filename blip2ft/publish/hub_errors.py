@@ -45,11 +45,11 @@ def explained_hub(api: HfApi, repo: str) -> Iterator[None]:
         raise ValueError(_told(error, api, repo)) from error
     except (RuntimeError, ConnectionError, TimeoutError) as error:  # of an upload, by thread or xet
         cause = error.__cause__
-        known = isinstance(cause, HfHubHTTPError | HTTPError)
-        reason = _told(cause, api, repo) if known else f"{_one_line(error)}; {GO_ON}"
-        raise ValueError(
-            f"{_one_line(error).rstrip('.')}: {reason}" if known else reason
-        ) from error
+        if isinstance(cause, HfHubHTTPError | HTTPError):
+            reason = f"{_one_line(error)}: {_told(cause, api, repo)}"
+        else:
+            reason = f"the upload broke off ({_one_line(error)}); {GO_ON}"
+        raise ValueError(reason) from error
 
 
 def _told(error: BaseException, api: HfApi, repo: str) -> str:

@@ -39,12 +39,13 @@ class Outgoing:
     """What is sent.
 
     files: by their paths in the repository, on disk or as bytes; lacking: what the card still asks
-    a person for; local: paths that must not be in any of them.
+    a person for; local: paths that must not be in any of them; said: what a person said.
     """
 
     files: dict[str, Path | bytes]
     lacking: list[str]
     local: list[str]
+    said: str
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file."""
@@ -101,10 +102,14 @@ def outgoing(
         else:
             files |= _adapter_files(folder, description, stand_ins)
         files |= _record_files(run, stand_ins, samples)
-        text, lacking = _card(run, said or {}, stand_ins)
+        said = dict(said or {})
+        if base_repo is not None:
+            said.setdefault("base_model", base_repo)
+        text, lacking = _card(run, said, stand_ins)
         files = {"README.md": text.encode(), **files}
         local = [str(run.resolve()), *(path for path in (base, stage1) if path)]
-        yield Outgoing(files, lacking, [path for path in local if Path(path).is_absolute()])
+        local = [path for path in local if Path(path).is_absolute()]
+        yield Outgoing(files, lacking, local, " ".join(map(str, said.values())))
 
 
 def check_nothing_private(sent: Outgoing, allowed: Collection[str] = ()) -> None:
@@ -113,7 +118,7 @@ def check_nothing_private(sent: Outgoing, allowed: Collection[str] = ()) -> None
     Of safetensors the header is read, which has the names of the tensors and what was noted. The
     message names file and line. allowed: strings that may go out all the same.
     """
-    known = of_this_machine(*sent.local)
+    known = of_this_machine(*sent.local, said=sent.said)
     found = [
         leak
         for name, file in sent.files.items()

@@ -52,7 +52,7 @@ def scrub(value: Any, stand_ins: Mapping[str, str]) -> Any:
 def scrub_text(text: str, stand_ins: Mapping[str, str]) -> str:
     """As `scrub`, of paths in a text, or of a text that is a path with spaces."""
     for path in sorted(stand_ins, key=len, reverse=True):  # the longer first: it may hold another
-        text = re.sub(re.escape(path) + r"(?![\w.-])", lambda _, p=path: stand_ins[p], text)
+        text = re.sub(re.escape(path) + r"(?![\w.-])", stand_ins[path].replace("\\", r"\\"), text)
     if "\n" not in text and _is_local(text):
         return _shortened(text)
     return ABSOLUTE.sub(
@@ -94,10 +94,11 @@ USER, HOST = "the name of this machine's user", "the name of this machine"
 SHOWN = {USER, HOST, "a path of a machine", "a path of this machine"}
 
 
-def of_this_machine(*more: str | Path) -> dict[str, str]:
+def of_this_machine(*more: str | Path, said: str = "") -> dict[str, str]:
     """Private strings of this machine, and what each is; more: paths beside home and work folder.
 
-    Values of environment variables that are named like secrets are among them.
+    Values of environment variables that are named like secrets are among them. said: what a person
+    wants to be read; if the name of the user or the machine is in it, it isn't private.
     """
     known = {}
     for path in (Path.home(), Path.cwd(), Path(constants.HF_HOME), *map(Path, more)):
@@ -105,7 +106,8 @@ def of_this_machine(*more: str | Path) -> dict[str, str]:
         if len(Path(full).parts) > 2:  # /root alone says nothing
             known[full] = "a path of this machine"
     for name, what in ((_user(), USER), (socket.gethostname().partition(".")[0], HOST)):
-        if len(name) > 2 and name.lower() not in GENERIC:
+        said_so = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)
+        if len(name) > 2 and name.lower() not in GENERIC and not said_so:
             known[name] = what
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name) and len(value) >= 12 and not os.path.exists(value):

@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+ANNA, READER, BOB = ("hf_" + letter * 34 for letter in "arb")  # tokens; READER is Anna's too
 LARGE = "*.safetensors"
 BEGUN = "2026-01-01T00:00:00.000Z"
 
