@@ -129,6 +129,12 @@ def _load_base_of(
     quantize: Mapping[str, str] | None,
 ) -> tuple[Any, Any, dict[str, Any]]:
     description = read_description(folder)
+    lacking = [key for key in ("task", "base", "parts", "image_size") if key not in description]
+    if lacking:
+        raise ValueError(
+            f"{whose}: its {DESCRIPTION_FILE} lacks {', '.join(lacking)}, so it is none that "
+            "blip2ft wrote beside trained weights"
+        )
     _check_quantizable(whose, description, quantize or {})
     gone = Path(description["base"])
     if base is None and gone.is_absolute() and not gone.exists():
@@ -137,7 +143,7 @@ def _load_base_of(
             "(blip2ft export --base, blip2ft caption --adapter .. --model)"
         )
     if revision is None and base is None:
-        revision = description["revision"]
+        revision = description.get("revision")
     name = base or description["base"]
     read_config(name, revision, ("blip-2", "instructblip"))  # what is no model is told as such
     check_base(whose, description, name, revision)

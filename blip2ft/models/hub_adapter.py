@@ -1,11 +1,13 @@
 """Trained weights that lie on the hub, as `blip2ft push` puts them there."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from transformers.utils.hub import cached_file
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from blip2ft.hub import check_model_name
 from blip2ft.models.adapters import DESCRIPTION_FILE, FULL_FILE, LORA_FILE, read_description
@@ -59,14 +61,18 @@ def download_adapter(name: str | Path) -> Path:
     """
     found = ON_HUB.fullmatch(str(name))
     assert found is not None
-    wanted = [DESCRIPTION_FILE, FULL_FILE, LORA_FILE, "adapter_config.json"]
     with explained(found["id"]):
-        folder = Path(
-            snapshot_download(found["id"], revision=found["revision"], allow_patterns=wanted)
-        )
-    if not (folder / DESCRIPTION_FILE).is_file():
+        description = _find(found["id"], DESCRIPTION_FILE, found["revision"])
+        if description is None:  # missing there, or the hub doesn't answer, which this raises
+            with suppress(RemoteEntryNotFoundError):
+                hf_hub_download(found["id"], DESCRIPTION_FILE, revision=found["revision"])
+    if description is None:
         raise ValueError(
             f"{name} on the hub has no {DESCRIPTION_FILE}, so it holds no weights that blip2ft "
             "trained; if it is a whole model, pass it as --model"
         )
-    return folder
+    # all files of one commit, though the branch may move meanwhile
+    commit = extract_commit_hash(str(description), None)
+    wanted = [DESCRIPTION_FILE, FULL_FILE, LORA_FILE, "adapter_config.json"]
+    with explained(found["id"]):
+        return Path(snapshot_download(found["id"], revision=commit, allow_patterns=wanted))

@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
@@ -135,7 +136,11 @@ class explained:
                 hint = "download or export it again"
             else:
                 reason = f"it is no folder here, and the hub gave no such model ({reason})"
-                hint = "check the spelling, the network, or HF_HUB_OFFLINE"
+                hint = "check the spelling, the network, or HF_HUB_OFFLINE; a private one needs "
+                hint += "`hf auth login`"
+        elif isinstance(error, HTTPError):
+            reason = f"the connection to the hub broke off ({reason})"
+            hint = "run the same command again"
         elif isinstance(error, ValueError):
             hint = "start from one such as Salesforce/blip2-opt-2.7b"
         if hint is not None:

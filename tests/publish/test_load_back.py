@@ -191,6 +191,24 @@ def test_a_repository_without_trained_weights_is_told(hub, base):
         load_finetuned("anna/base")
 
 
+def test_a_description_of_others_is_told(hub):
+    hub.put("anna/odd", {"blip2ft.json": b'{"task": "caption"}'})
+    with pytest.raises(ValueError, match=r"anna/odd: its blip2ft.json lacks base, parts, image_s"):
+        load_finetuned("anna/odd")
+
+
+def test_a_connection_that_breaks_off_is_told(hub):
+    hub.fail("HEAD .*", times=9)
+    with pytest.raises(ValueError, match=r"connection to the hub broke off .* run the same"):
+        load_finetuned("anna/birds")
+
+
+def test_offline_only_what_was_loaded_before_is_there(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"can't load 'anna/birds': .* HF_HUB_OFFLINE"):
+        load_finetuned("anna/birds")
+
+
 def test_a_missing_folder_is_not_looked_for_on_the_hub(hub, tmp_path, monkeypatch):
     (tmp_path / "runs" / "birds").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
