@@ -209,6 +209,16 @@ def test_another_image_size_stays(exports):
     assert processor.num_query_tokens == 4
 
 
+def test_an_export_holds_no_path_and_nothing_of_the_adapter(exports, opt_folder):
+    for folder in exports.values():
+        texts = [path.read_text() for path in folder.iterdir() if path.suffix == ".json"]
+        assert len(texts) > 3
+        assert not [text for text in texts if str(opt_folder.parent) in text]
+    notes = json.loads((exports["opt-lora"] / "blip2ft.json").read_text())
+    assert notes["base"] == opt_folder.name
+    assert not {"lora", "parts", "image_size"} & notes.keys()
+
+
 def test_an_export_can_be_fine_tuned_again(exports, tmp_path, images):
     run = make_run(tmp_path / "second", exports["opt-lora"], SOME)
     export_run(run, tmp_path / "out")

@@ -112,6 +112,36 @@ def decoding(arguments: argparse.Namespace, description: dict[str, Any]) -> dict
     return {name: found[name] for name in DECODING if name in found}
 
 
+def named_model(
+    arguments: argparse.Namespace,
+) -> tuple[str | None, str | None, dict[Path, float]]:
+    """What --model, --revision and --adapter name: base, its revision, and runs with weights.
+
+    A --model that is a pushed run is that run, on the base that it was trained on.
+    """
+    from blip2ft.models.hub_adapter import holds_adapter
+
+    name, revision, given = arguments.model, arguments.revision, arguments.adapter or []
+    if name is not None and not given and holds_adapter(name, revision):
+        return None, None, {Path(f"{name}@{revision}" if revision else name): 1.0}
+    runs = dict(given)
+    if len(runs) < len(given):
+        raise ValueError("--adapter names a run twice; give it once, with one weight")
+    return name, revision, runs
+
+
+def chosen_dtype(name: str) -> Any:
+    """The torch.dtype of --dtype; "auto" is bf16 on a GPU that has it, else fp32."""
+    import torch
+
+    from blip2ft.captioner import default_device
+    from blip2ft.export import DTYPES
+
+    cuda = default_device().type == "cuda"
+    half = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return DTYPES[("bf16" if half else "fp32") if name == "auto" else name]
+
+
 def load_for_answers(
     arguments: argparse.Namespace, *, retrievers: bool = False
 ) -> tuple[Any, Any, dict[str, Any]]:
@@ -119,29 +149,17 @@ def load_for_answers(
 
     retrievers: take those too, which write no answers.
     """
-    import torch
-
     from blip2ft.captioner import default_device
-    from blip2ft.export import DTYPES, load_finetuned, load_mixed
-    from blip2ft.models.hub_adapter import holds_adapter, read_notes
+    from blip2ft.export import load_finetuned, load_mixed
+    from blip2ft.models.hub_adapter import read_notes
     from blip2ft.models.load import load_retriever
     from blip2ft.models.source import is_retriever, read_config
     from blip2ft.models.vqa import load_vqa
 
-    device = default_device()
-    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    auto = torch.bfloat16 if half else torch.float32
-    dtype = auto if arguments.dtype == "auto" else DTYPES[arguments.dtype]
+    dtype = chosen_dtype(arguments.dtype)
     quantize = quantized(arguments.quantize)
-    name, revision, given = arguments.model, arguments.revision, arguments.adapter
-    if not given and holds_adapter(name, revision):
-        # its base is the one that it was trained on
-        given = [(Path(f"{name}@{revision}" if revision else name), 1.0)]
-        name = revision = None
-    if given:
-        runs = dict(given)
-        if len(runs) < len(given):
-            raise ValueError("--adapter names a run twice; give it once, with one weight")
+    name, revision, runs = named_model(arguments)
+    if runs:
         found: dict[str, Any] = {"base": name, "revision": revision}
         found |= {"dtype": dtype, "quantize": quantize}
         first, *_ = runs
@@ -156,6 +174,7 @@ def load_for_answers(
                 "blip2ft index, blip2ft search"
             )
     else:
+        assert name is not None  # the commands ask for one of the two
         config = read_config(name, revision, ("blip-2", "instructblip"))
         options: dict[str, Any] = {"revision": revision}
         options |= {"dtype": dtype, "quantize": quantize}
@@ -166,4 +185,4 @@ def load_for_answers(
             options["question_in_qformer"] = config.model_type == "instructblip"
             model, processor = load_vqa(name, **options)
         description = read_notes(name, revision)
-    return model.to(device), processor, description
+    return model.to(default_device()), processor, description

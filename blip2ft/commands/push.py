@@ -38,9 +38,17 @@ def add_push(commands: Any) -> None:
         action="store_true",
         help="replace files that another run or another hand put there; nothing is ever deleted",
     )
-    parser.add_argument("--about", type=Path, metavar="FILE.yaml", help="what you say for the card")
+    card = parser.add_mutually_exclusive_group()
+    card.add_argument("--about", type=Path, metavar="FILE.yaml", help="what you say for the card")
+    card.add_argument(
+        "--card", type=Path, metavar="FILE.md", help="a card that you wrote, instead of a made one"
+    )
     parser.add_argument(
-        "--samples", type=int, default=8, help="answers of the last evaluation to show; 0: none (8)"
+        "--samples",
+        type=int,
+        default=8,
+        metavar="N",
+        help="answers of the last evaluation; 0: none (8)",
     )
     parser.add_argument(
         "--allow",
@@ -57,6 +65,8 @@ def add_push(commands: Any) -> None:
 def _push(arguments: argparse.Namespace) -> int:
     if arguments.samples < 0:
         raise ValueError(f"--samples is {arguments.samples}: 0 or more are allowed")
+    if arguments.card and not arguments.card.is_file():
+        raise ValueError(f"there is no card at {arguments.card}; leave --card out to have one made")
     quiet_libraries()
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
@@ -87,7 +97,7 @@ def _push(arguments: argparse.Namespace) -> int:
     options = {"merged": arguments.merged, "dtype": arguments.dtype, "samples": arguments.samples}
     options |= {"base_repo": arguments.base_repo, "look_up": not arguments.dry_run}
     said = read_said(arguments.about) if arguments.about else {}
-    with outgoing(run, said=said, **options) as going:
+    with outgoing(run, said=said, card=arguments.card, **options) as going:
         check_nothing_private(going, {*arguments.allow, *target.repo.split("/")})
         sizes = going.sizes()
         branch = "a pull request" if target.pull_request else target.revision or "main"

@@ -65,13 +65,15 @@ def outgoing(
     look_up: bool = True,
     samples: int = 8,
     said: Mapping[str, Any] | None = None,
+    card: Path | None = None,
 ) -> Iterator[Outgoing]:
     """The files of `run` that go to the hub, while the body runs.
 
     merged: the exported model in `dtype`, which is made in a temporary folder, for the adapter.
     base_repo: hub id of the base, where the run's is a folder; without `look_up` it isn't looked
       up, so that neither its commit nor whether it is the same model is known.
-    samples: how many answers of the last evaluation; said: what a person says for the card.
+    samples: how many answers of the last evaluation; said: what a person says for the card;
+    card: one that is written already.
 
     Raises ValueError for what is no run or hasn't ended, and for an adapter whose base nobody else
     has or isn't `base_repo`.
@@ -105,8 +107,8 @@ def outgoing(
         said = dict(said or {})
         if base_repo is not None:
             said.setdefault("base_model", base_repo)
-        text, lacking = _card(run, said, stand_ins)
-        files = {"README.md": text.encode(), **files}
+        text, lacking = _card(run, said) if card is None else (card.read_text("utf-8"), [])
+        files = {"README.md": scrub_text(text, stand_ins).encode(), **files}
         local = [str(run.resolve()), *(path for path in (base, stage1) if path)]
         local = [path for path in local if Path(path).is_absolute()]
         yield Outgoing(files, lacking, local, " ".join(map(str, said.values())))
@@ -203,13 +205,11 @@ def last_answers(run: Path, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _card(
-    run: Path, said: Mapping[str, Any], stand_ins: Mapping[str, str]
-) -> tuple[str, list[str]]:
+def _card(run: Path, said: Mapping[str, Any]) -> tuple[str, list[str]]:
     from blip2ft.card import model_card
 
     card = model_card(run, said)
-    return scrub_text(card.text, stand_ins), list(card.missing)
+    return card.text, list(card.missing)
 
 
 def _json(value: Any) -> bytes:

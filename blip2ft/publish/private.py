@@ -31,6 +31,8 @@ SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRI
 # Names that say nothing of anyone, and are words of many texts.
 GENERIC = {"root", "user", "users", "admin", "administrator", "ubuntu", "debian", "ec2-user"}
 GENERIC |= {"runner", "jovyan", "docker", "nobody", "guest", "test", "localhost", "server", "home"}
+USER, HOST = "the name of this machine's user", "the name of this machine"
+PATH, OWN_PATH = "a path of a machine", "a path of this machine"
 # Words that come with the base, of its language: a user's name among them is chance.
 VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"}
 VOCABULARIES |= {"spiece.model", "sentencepiece.bpe.model"}
@@ -63,35 +65,33 @@ def scrub_text(text: str, stand_ins: Mapping[str, str]) -> str:
 def leaks(
     name: str, text: str, known: Mapping[str, str], allowed: Collection[str]
 ) -> Iterator[str]:
-    """What is private in a file's text, each with its line: "FILE, line 3: '/home/..' (a path)".
+    """What is private in a file's text, each with its line: "FILE, line 3: /home/.. (a path ..)".
 
-    known: private strings of this machine and what they are (see `of_this_machine`); what isn't a
-    path or a secret counts as a whole word only. allowed: strings that may go out all the same.
+    known: private strings of this machine and what they are (see `of_this_machine`), of which names
+    and paths count where they stand alone. allowed: strings that may go out all the same. Of a
+    secret only the first letters are told.
     """
     vocabulary = Path(name).name in VOCABULARIES
     patterns = [(what, re.compile(pattern)) for what, pattern in SECRETS.items()]
     for private, what in known.items():
-        is_name = what in (USER, HOST)
-        if is_name and vocabulary:
+        if vocabulary and what in (USER, HOST):
             continue
         pattern = re.escape(private)
-        patterns.append((what, re.compile(rf"(?<![\w]){pattern}(?![\w])" if is_name else pattern)))
+        if what in (USER, HOST, OWN_PATH):
+            pattern = rf"(?<![\w.]){pattern}(?!\w)"
+        patterns.append((what, re.compile(pattern)))
     for number, line in enumerate(text.split("\n"), start=1):
         found = [(match[0], what) for what, pattern in patterns for match in pattern.finditer(line)]
         if not vocabulary:
             paths = (match[1] for match in ABSOLUTE.finditer(line))
-            found += [(path, "a path of a machine") for path in paths if _is_local(path)]
+            found += [(path, PATH) for path in paths if _is_local(path)]
         told: list[str] = []
         for string, what in found:
             if string in allowed or any(string in other for other in told):
                 continue
             told.append(string)
-            shown = string if what in SHOWN else f"{string[:4]}…"
+            shown = string if what in (USER, HOST, PATH, OWN_PATH) else f"{string[:4]}…"
             yield f"{name}, line {number}: {shown} ({what})"
-
-
-USER, HOST = "the name of this machine's user", "the name of this machine"
-SHOWN = {USER, HOST, "a path of a machine", "a path of this machine"}
 
 
 def of_this_machine(*more: str | Path, said: str = "") -> dict[str, str]:
@@ -104,7 +104,7 @@ def of_this_machine(*more: str | Path, said: str = "") -> dict[str, str]:
     for path in (Path.home(), Path.cwd(), Path(constants.HF_HOME), *map(Path, more)):
         full = os.path.abspath(path)
         if len(Path(full).parts) > 2:  # /root alone says nothing
-            known[full] = "a path of this machine"
+            known[full] = OWN_PATH
     for name, what in ((_user(), USER), (socket.gethostname().partition(".")[0], HOST)):
         said_so = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)
         if len(name) > 2 and name.lower() not in GENERIC and not said_so:

@@ -353,6 +353,18 @@ def test_what_the_hub_warns_of_is_told(hub, run, push, card, caplog):
     assert "README.md: - empty or missing yaml metadata" in caplog.text
 
 
+def test_a_card_of_ones_own_is_taken_as_it_is(hub, run, push, tmp_path):
+    written = tmp_path / "card.md"
+    written.write_text(CARD + "By me: 🐦\n", encoding="utf-8")
+    status, out, _ = push(run, "--card", written)
+    assert status == 0
+    assert "the card lacks" not in out
+    assert hub.repos["anna/birds"].files["README.md"] == written.read_bytes()
+    status, _, err = push(run, "--card", tmp_path / "gone.md")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "gone.md; leave --card out to have one made" in err
+
+
 def test_a_path_in_the_card_is_taken_out(hub, run, push, card):
     card.text = CARD + f"Look at `{run.parent}/photos/1.jpg`.\n"
     assert push(run)[0] == 0
