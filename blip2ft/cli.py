@@ -15,8 +15,11 @@ from blip2ft.commands.cache import add_cache
 from blip2ft.commands.capfilt import add_capfilt
 from blip2ft.commands.caption import add_caption
 from blip2ft.commands.check import add_check
+from blip2ft.commands.compare import add_compare
 from blip2ft.commands.convert import add_convert
+from blip2ft.commands.demo import add_demo
 from blip2ft.commands.doctor import add_doctor
+from blip2ft.commands.evaluate import add_evaluate
 from blip2ft.commands.export import add_export
 from blip2ft.commands.inspect import add_inspect
 from blip2ft.commands.photos import add_index, add_search
@@ -63,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_index,
         add_search,
         add_attend,
+        add_demo,
         add_score,
+        add_evaluate,
+        add_compare,
         add_check,
         add_shard,
         add_export,

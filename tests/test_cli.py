@@ -25,6 +25,7 @@ from blip2ft.models.parts import PARTS, count_parameters
 from blip2ft.models.source import read_config
 
 COMMANDS = ("caption", "ask", "index", "search", "score", "export", "convert", "inspect", "cache")
+COMMANDS += ("evaluate", "compare")
 FEW = ("--num-beams", "1", "--max-new-tokens", "3")
 
 

@@ -7,22 +7,28 @@ from typing import Any, get_origin
 
 from blip2ft.config import CaptionConfig, PartsConfig, RetrievalConfig, VqaConfig
 
+TASKS = ("caption", "retrieval", "vqa")
+
 
 class _Override(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
         namespace.overrides = [*namespace.overrides, option, values]
 
 
-def add_settings(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser, *, required: bool = True, task: bool = True, more: str = ""
+) -> None:
     """--config, --task and every setting of any recipe, which end up in `overrides`.
 
-    Options that the parser has already stay its own. required: whether --config is.
+    Options that the parser has already stay its own. required: whether --config is; task: whether
+    there is a --task; more: of --config, for the help.
     """
     parser.allow_abbrev = False
-    parser.add_argument("--config", required=required, metavar="F.yaml", help="as the recipe's")
     parser.add_argument(
-        "--task", choices=["caption", "retrieval", "vqa"], help="default: told from the settings"
+        "--config", required=required, metavar="F.yaml", help=f"as the recipe's{more}"
     )
+    if task:
+        parser.add_argument("--task", choices=TASKS, help="default: told from the settings")
     parser.set_defaults(overrides=[])
     keys = {key for kind in (CaptionConfig, RetrievalConfig, VqaConfig) for key in _keys(kind)}
     for key in sorted(key for key in keys if f"--{key}" not in parser._option_string_actions):

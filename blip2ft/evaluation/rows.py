@@ -25,7 +25,7 @@ def caption_rows(records: "Sequence[Record]", captions: Sequence[str]) -> list[d
             "image_id": record.image_id,
             "caption": caption,
             "references": list(record.captions),
-            **about_image(record, record.fields),
+            **about_image(record),
         }
         for record, caption in zip(records, captions, strict=True)
     ]
@@ -39,7 +39,7 @@ def answer_rows(questions: "Sequence[Question]", answers: Sequence[str]) -> list
     """
     rows = []
     for question, answer in zip(questions, answers, strict=True):
-        row = {
+        row: dict[str, Any] = {
             "question_id": question.question_id,
             "image_id": question.image_id,
             "question": question.question,
@@ -49,9 +49,7 @@ def answer_rows(questions: "Sequence[Question]", answers: Sequence[str]) -> list
         if question.choices:
             row["choices"] = list(question.choices)
             row["correct_choice"] = question.correct_choice
-        types = {"answer_type": question.answer_type, "question_type": question.question_type}
-        said = {name: value for name, value in types.items() if value is not None}
-        rows.append(row | about_image(question, {**question.fields, **said}))
+        rows.append(row | about_image(question))
     return rows
 
 
@@ -70,7 +68,8 @@ def ranking_rows(records: "Sequence[Record]", rankings: "Rankings") -> list[dict
         return None if np.isinf(found) else int(found)
 
     texts = [caption for record in records for caption in record.captions]
-    rows, first = [], 0
+    rows: list[dict[str, Any]] = []
+    first = 0
     for number, record in enumerate(records):
         own = range(first, first + len(record.captions))
         first = own.stop
@@ -85,17 +84,21 @@ def ranking_rows(records: "Sequence[Record]", rankings: "Rankings") -> list[dict
                 "scores": [round(float(s), 4) for s in best.scores[number, :BEST]],
                 "image_rank": rank(best, number, own),
                 "text_ranks": [rank(rankings.images_of_texts, i, [number]) for i in own],
-                **about_image(record, record.fields),
+                **about_image(record),
             }
         )
     return rows
 
 
-def about_image(record: "Record | Question", fields: Mapping[str, Any]) -> dict[str, Any]:
-    """image: the path of the file, as a run in this folder finds it, or None where the image is in
-    an archive, a table or at an address; then origin names it. fields: those that JSON can hold.
+def about_image(record: "Record | Question") -> dict[str, Any]:
+    """What a row says of a record beside the answer.
+
+    image: the path of the file, as a run in this folder finds it, or None where the image is in an
+    archive, a table or at an address; then origin names it. fields: those that JSON can hold.
     """
-    named = {name: value for name, value in fields.items() if _is_json(value)}
+    fields = dict(record.fields)
+    fields |= {name: getattr(record, name, None) for name in ("answer_type", "question_type")}
+    named = {name: v for name, v in fields.items() if v is not None and _is_json(v)}
     if isinstance(record.image, Path):
         return {"image": str(record.image), "fields": named}
     return {"image": None, "origin": record.origin, "fields": named}

@@ -168,7 +168,8 @@ def _of_ranks(rows: Sequence[Row]) -> Sums | None:
             for w, way in enumerate(WAYS)
             for i, k in enumerate(RECALL_AT)
         }
-        return {**recalls, "mean_recall": sum(recalls.values()) / len(recalls)}
+        mean = np.add.reduce(list(recalls.values())) / len(recalls)
+        return {**recalls, "mean_recall": mean}
 
     return Sums(np.array(numbers, float), _images(rows), scores)
 
