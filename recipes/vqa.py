@@ -51,6 +51,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.models.source import read_config
     from blip2ft.models.vqa import load_vqa
     from blip2ft.tasks.caption import caption_loss, count_labels
+    from blip2ft.tasks.of_settings import candidates_of
     from blip2ft.tasks.vqa import (
         answer,
         answer_samples,
@@ -81,10 +82,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     check_parts(parts, config.quantize)
     check_kernels("vqa", config.model.attention, config.model.compile)
     ask(config.prompt, "what")
-    candidates = None
-    if config.candidates is not None:
-        lines = Path(config.candidates).read_text(encoding="utf-8").splitlines()
-        candidates = [line.strip() for line in lines if line.strip()]
+    candidates = candidates_of(asdict(config))
     accelerator = start_processes(config.model.precision, config.train.log_with, config.output)
     check_kind(config.optimizer.kind, accelerator.device)
     check_sharded(config.optimizer.kind, accelerator.mixed_precision)
