@@ -20,7 +20,7 @@ _HOMES = {
     "export_run": "blip2ft.export",
     "index_photos": "blip2ft.index",
     "load_captioner": "blip2ft.models.load",
-    "load_finetuned": "blip2ft.export",
+    "load_finetuned": "blip2ft.finetuned",
     "load_retriever": "blip2ft.models.load",
     "load_trained": "blip2ft.models.adapters",
     "load_vqa": "blip2ft.models.vqa",

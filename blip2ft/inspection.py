@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from blip2ft.export import adapter_folder
+from blip2ft.finetuned import adapter_folder
 from blip2ft.hub import check_revision
 from blip2ft.models.adapters import DESCRIPTION_FILE, LORA_FILE, attach_lora, read_description
 from blip2ft.models.build import empty_model

@@ -18,7 +18,8 @@ import blip2ft.commands.caption
 import blip2ft.commands.inspect
 import blip2ft.models.load
 import blip2ft.models.vqa
-from blip2ft.export import export_run, load_finetuned
+from blip2ft.export import export_run
+from blip2ft.finetuned import load_finetuned
 from blip2ft.metrics import MetricUnavailable, meteor, spice
 from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import PARTS, count_parameters

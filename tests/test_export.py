@@ -17,7 +17,8 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 from blip2ft.captioner import caption
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.images import open_image, transforms_for
-from blip2ft.export import adapter_folder, export_run, load_finetuned, load_mixed
+from blip2ft.export import export_run
+from blip2ft.finetuned import adapter_folder, load_finetuned, load_mixed
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.identity import identify
 from blip2ft.models.load import end_token_id, load_captioner

@@ -8,7 +8,8 @@ from clip_folders import on_clip
 from transformers import Blip2ForConditionalGeneration
 
 from blip2ft.cli import main
-from blip2ft.export import export_run, load_finetuned
+from blip2ft.export import export_run
+from blip2ft.finetuned import load_finetuned
 from blip2ft.inspection import describe
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.identity import identify

@@ -14,7 +14,8 @@ from PIL import Image
 
 import blip2ft.capfilt
 import blip2ft.captioner
-from blip2ft.export import export_run, load_finetuned, load_mixed
+from blip2ft.export import export_run
+from blip2ft.finetuned import load_finetuned, load_mixed
 from blip2ft.index import index_photos, search_photos
 from blip2ft.models.adapter_set import Adapters
 from blip2ft.models.adapters import attach_lora, describe_training, load_trained, save_trained

@@ -150,7 +150,7 @@ def load_for_answers(
     retrievers: take those too, which write no answers.
     """
     from blip2ft.captioner import default_device
-    from blip2ft.export import load_finetuned, load_mixed
+    from blip2ft.finetuned import load_finetuned, load_mixed
     from blip2ft.models.hub_adapter import read_notes
     from blip2ft.models.load import load_retriever
     from blip2ft.models.source import is_retriever, read_config

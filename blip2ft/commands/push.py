@@ -72,8 +72,8 @@ def _push(arguments: argparse.Namespace) -> int:
     from huggingface_hub.utils import disable_progress_bars
 
     from blip2ft.card.said import read_said
-    from blip2ft.export import adapter_folder
     from blip2ft.features.size import told_size
+    from blip2ft.finetuned import adapter_folder
     from blip2ft.models.adapters import read_description
     from blip2ft.publish.hub_errors import check_can_push
     from blip2ft.publish.outgoing import check_nothing_private, mark_of, outgoing

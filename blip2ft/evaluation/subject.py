@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from blip2ft.export import adapter_folder, load_finetuned, load_mixed
+from blip2ft.finetuned import adapter_folder, load_finetuned, load_mixed
 from blip2ft.models.adapters import read_description
 from blip2ft.models.hub_adapter import read_notes
 from blip2ft.models.identity import identify, weights_sample

@@ -11,7 +11,8 @@ from torch import Tensor
 from blip2ft.captioner import default_device
 from blip2ft.data.images import transforms_for
 from blip2ft.data.pairs import pair_layout
-from blip2ft.export import DTYPES, is_run, load_finetuned
+from blip2ft.export import DTYPES
+from blip2ft.finetuned import is_run, load_finetuned
 from blip2ft.losses import similarities
 from blip2ft.models.adapters import read_description
 from blip2ft.models.load import load_retriever

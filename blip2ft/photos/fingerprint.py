@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from blip2ft.export import adapter_folder, is_run
+from blip2ft.finetuned import adapter_folder, is_run
 from blip2ft.hub import check_revision
 from blip2ft.models.adapters import DESCRIPTION_FILE, FULL_FILE, LORA_FILE, read_description
 from blip2ft.models.hub_adapter import holds_adapter

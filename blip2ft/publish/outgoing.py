@@ -23,7 +23,8 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
-from blip2ft.export import adapter_folder, export_run
+from blip2ft.export import export_run
+from blip2ft.finetuned import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, FULL_FILE, LORA_FILE, read_description
 from blip2ft.models.identity import check_base, identify
 from blip2ft.publish.private import leaks, of_this_machine, scrub, scrub_text

@@ -13,7 +13,8 @@ from blip2ft.captioner import DEFAULT_PROMPT, default_device
 from blip2ft.data.batches import text_layout
 from blip2ft.data.images import transforms_for
 from blip2ft.data.pairs import pair_layout
-from blip2ft.export import DTYPES, load_finetuned
+from blip2ft.export import DTYPES
+from blip2ft.finetuned import load_finetuned
 from blip2ft.models.hub_adapter import holds_adapter, read_notes
 from blip2ft.models.load import load_captioner, load_retriever
 from blip2ft.tasks.candidates import Captioner, Scorer

@@ -12,7 +12,7 @@ from PIL import Image
 
 from blip2ft.captioner import caption
 from blip2ft.data.batches import Sample, text_layout
-from blip2ft.export import load_mixed
+from blip2ft.finetuned import load_mixed
 from blip2ft.models.adapter_set import Adapters
 from blip2ft.models.adapters import (
     attach_lora,

@@ -9,7 +9,7 @@ import pytest
 from hub_server import ANNA, hub_server
 
 from blip2ft.captioner import caption
-from blip2ft.export import load_finetuned
+from blip2ft.finetuned import load_finetuned
 
 
 @pytest.mark.slow

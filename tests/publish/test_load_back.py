@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import Blip2ForConditionalGeneration
 
 import blip2ft
-from blip2ft.export import load_finetuned, load_mixed
+from blip2ft.finetuned import load_finetuned, load_mixed
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.hub_adapter import holds_adapter, is_on_hub, read_notes
 from blip2ft.models.identity import identify
@@ -193,7 +193,7 @@ def test_a_repository_without_trained_weights_is_told(hub, base):
 
 def test_a_description_of_others_is_told(hub):
     hub.put("anna/odd", {"blip2ft.json": b'{"task": "caption"}'})
-    with pytest.raises(ValueError, match=r"anna/odd: its blip2ft.json lacks base, parts, image_s"):
+    with pytest.raises(ValueError, match=r"anna/odd: its blip2ft.json lacks base, image_size"):
         load_finetuned("anna/odd")
 
 

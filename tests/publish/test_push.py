@@ -391,7 +391,7 @@ def test_weights_are_looked_at_too(run, hub, push):
     save_file(weights, run / "adapter" / "trained.safetensors", noted)
     status, _, err = push(run)
     assert status == 2
-    assert "trained.safetensors, line 1: /home/anna/x.py (a path of a machine)" in err
+    assert "trained.safetensors, line 2: /home/anna/x.py (a path of a machine)" in err
 
 
 def test_something_else_is_no_run(hub, run, push, tmp_path):

@@ -12,7 +12,8 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 import blip2ft.tasks.caption
 from blip2ft.captioner import caption
-from blip2ft.export import export_run, load_finetuned
+from blip2ft.export import export_run
+from blip2ft.finetuned import load_finetuned
 from blip2ft.tasks.caption import caption_loss
 from blip2ft.training.run import read_lines
 from blip2ft.training.stored import list_checkpoints

@@ -12,7 +12,8 @@ from transformers import Blip2ForImageTextRetrieval, Blip2Processor
 import blip2ft.tasks.retrieval
 from blip2ft.config import RetrievalConfig
 from blip2ft.errors import Interrupted
-from blip2ft.export import export_run, load_finetuned
+from blip2ft.export import export_run
+from blip2ft.finetuned import load_finetuned
 from blip2ft.inspection import describe
 from blip2ft.parse import parse_config
 from blip2ft.tasks.retrieval import retrieval_loss

@@ -12,7 +12,8 @@ import torch
 from blip2ft.config import VqaConfig
 from blip2ft.data.batches import Sample, text_layout
 from blip2ft.data.images import open_image, transforms_for
-from blip2ft.export import export_run, load_finetuned
+from blip2ft.export import export_run
+from blip2ft.finetuned import load_finetuned
 from blip2ft.parse import parse_config
 from blip2ft.tasks.caption import generate
 from blip2ft.tasks.vqa import ask
