@@ -221,9 +221,7 @@ def _readable(name: str, file: Path | bytes) -> str:
     """What of a file can be read: a text, or the header of safetensors."""
     if isinstance(file, Path) and file.suffix == ".safetensors":
         with safe_open(file, framework="np") as tensors:
-            noted = tensors.metadata() or {}
-            return "\n".join(
-                [*(f"{key}: {value}" for key, value in noted.items()), *tensors.keys()]
-            )
+            noted = sorted((tensors.metadata() or {}).items())  # they come in no order
+            return "\n".join([*(f"{key}: {text}" for key, text in noted), *tensors.keys()])
     content = file if isinstance(file, bytes) else file.read_bytes()
     return content.decode("utf-8", errors="replace")
