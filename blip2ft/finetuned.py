@@ -126,7 +126,7 @@ def _load_base_of(
     if base is None and gone.is_absolute() and not gone.exists():
         raise ValueError(
             f"{whose} was trained on {gone}, which isn't there; say where it is now "
-            "(blip2ft export --base, blip2ft caption --adapter .. --model)"
+            "(export --base, push --base-repo, or --model beside --adapter)"
         )
     if revision is None and base is None:
         revision = description.get("revision")

@@ -77,7 +77,7 @@ def _push(arguments: argparse.Namespace) -> int:
     from blip2ft.models.adapters import read_description
     from blip2ft.publish.hub_errors import check_can_push
     from blip2ft.publish.outgoing import check_nothing_private, mark_of, outgoing
-    from blip2ft.publish.send import Target, check_free, look, send
+    from blip2ft.publish.send import Target, check_overwriting, look, send
 
     run, api = arguments.run_folder, HfApi()
     target = Target(
@@ -112,7 +112,7 @@ def _push(arguments: argparse.Namespace) -> int:
             return 0
         mark = mark_of(run)
         remote = look(api, target, set(sizes))
-        others = check_free(target, remote, set(sizes), mark)
+        others = check_overwriting(target, remote, set(sizes), mark)
         if others:
             print(f"replaces what others put there: {', '.join(others)}")
         sys.stdout.flush()

@@ -72,7 +72,8 @@ def outgoing(
 
     merged: the exported model in `dtype`, which is made in a temporary folder, for the adapter.
     base_repo: hub id of the base, where the run's is a folder; without `look_up` it isn't looked
-      up, so that neither its commit nor whether it is the same model is known.
+      up, so that neither its commit nor whether it is the same model is known. What is merged is
+      merged into the folder while it is there.
     samples: how many answers of the last evaluation; said: what a person says for the card;
     card: one that is written already.
 
@@ -98,8 +99,8 @@ def outgoing(
     files: dict[str, Path | bytes] = {}
     with TemporaryDirectory(prefix="blip2ft-push-") as scratch:
         if merged:
-            out = Path(scratch) / "model"
-            export_run(run, out, dtype=dtype, base=base_repo)
+            out, gone = Path(scratch) / "model", base in stand_ins and not Path(base).exists()
+            export_run(run, out, dtype=dtype, base=base_repo if gone else None)
             found_files = sorted(path for path in out.rglob("*") if path.is_file())
             files |= {path.relative_to(out).as_posix(): path for path in found_files}
         else:

@@ -117,7 +117,9 @@ def look(api: HfApi, target: Target, names: set[str]) -> Remote | None:
     return Remote(info.sha, bool(info.private), has_branch, files)
 
 
-def check_free(target: Target, remote: Remote | None, names: set[str], mark: str) -> list[str]:
+def check_overwriting(
+    target: Target, remote: Remote | None, names: set[str], mark: str
+) -> list[str]:
     """The files there, of another run or another hand, that the push replaces.
 
     Raises ValueError for those unless `target` allows it, and for weights there that would be

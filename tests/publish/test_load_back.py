@@ -1,8 +1,10 @@
 """What was pushed is loaded by its name on the hub, with the base that it was trained on."""
 
 import json
+import shutil
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,6 +133,25 @@ def test_a_merged_model_is_loaded_with_its_prompt_and_decoding(
     assert captions_of("--model", "anna/birds") == captions_of("--adapter", run_folder)
     assert read_notes("anna/birds")["prompt"] == "the photo of"
     assert not holds_adapter("anna/birds")
+
+
+def test_a_merged_dry_run_needs_no_network(hub, run_folder, push, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    status, out, err = push(run_folder, "--merged", "--base-repo", "anna/base", "--dry-run")
+    assert (status, err) == (0, "")
+    assert "  model.safetensors\n" in out
+    assert hub.requests == []
+
+
+def test_a_base_that_is_gone_is_merged_from_the_hub(hub, base, run_folder, push, tmp_path):
+    run = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    path = run / "adapter" / "blip2ft.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": "/models/gone"}))
+    status, _, err = push(run, "--merged")
+    assert status == 2
+    assert "was trained on /models/gone, which isn't there" in err
+    assert push(run, "--merged", "--base-repo", "anna/base")[0] == 0
+    assert json.loads(hub.repos["anna/birds"].files["blip2ft.json"])["base"] == "anna/base"
 
 
 def test_a_merged_push_that_broke_off_sends_no_weight_twice(hub, run_folder, push):
