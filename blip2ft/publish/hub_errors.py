@@ -9,7 +9,6 @@ from huggingface_hub.errors import (
     BadRequestError,
     HfHubHTTPError,
     HTTPError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -41,7 +40,7 @@ def explained_hub(api: HfApi, repo: str) -> Iterator[None]:
         raise ValueError(
             f"{repo} has no such branch or pull request on the hub; leave --revision out for main"
         ) from error
-    except (HfHubHTTPError, OfflineModeIsEnabled, HTTPError, ValueError) as error:
+    except (HfHubHTTPError, HTTPError, ValueError) as error:
         raise ValueError(_told(error, api, repo)) from error
     except (RuntimeError, ConnectionError, TimeoutError) as error:  # of an upload, by thread or xet
         cause = error.__cause__
@@ -53,8 +52,6 @@ def explained_hub(api: HfApi, repo: str) -> Iterator[None]:
 
 
 def _told(error: BaseException, api: HfApi, repo: str) -> str:
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so the hub can't be asked; unset it"
     if isinstance(error, HfHubHTTPError):
         return _answered(error, repo)
     if isinstance(error, HTTPError):

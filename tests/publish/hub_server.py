@@ -79,6 +79,7 @@ class Hub:
     large: dict[str, bytes] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
     part_size: int | None = None
+    is_full: bool = False
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     sent: list[tuple[str, int]] = field(default_factory=list)
@@ -249,7 +250,9 @@ class _Handler(BaseHTTPRequestHandler):
             oid, size = file["oid"], file["size"]
             address = f"{self.hub.url}/large/{oid}"
             action: dict[str, Any] = {"oid": oid, "size": size}
-            if oid not in self.hub.large:
+            if self.hub.is_full:
+                action["error"] = {"code": 422, "message": "You have no storage left"}
+            elif oid not in self.hub.large:
                 header = {}
                 if self.hub.part_size is not None:
                     count = -(-size // self.hub.part_size)

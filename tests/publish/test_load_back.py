@@ -85,7 +85,6 @@ def test_a_revision_is_that_of_the_adapter(hub, birds, captions_of):
     for options in (
         ("--model", "anna/birds", "--revision", first),
         ("--adapter", f"anna/birds@{first}"),
-        ("--adapter", f"anna/birds@{first}=1"),
     ):
         assert captions_of(*options) == caption
 

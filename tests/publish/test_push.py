@@ -330,6 +330,23 @@ def test_what_the_hub_refuses_is_one_line(hub, run, push, where, status, message
     assert "Traceback" not in err
 
 
+def test_a_full_storage_is_told(hub, run, push):
+    hub.is_full = True
+    status, _, err = push(run)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "the hub doesn't take the weights for anna/birds" in err
+    assert "You have no storage left" in err
+
+
+def test_what_xet_can_not_send_is_told(hub, run, push, monkeypatch):
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    status, _, err = push(run)  # this hub doesn't speak it
+    assert (status, err.count("\n")) == (2, 1)
+    assert "error: the upload broke off" in err
+    assert "run the same command again" in err
+
+
 def test_large_files_go_in_parts_where_the_hub_wants_that(hub, run, push):
     hub.part_size = 100
     assert push(run)[0] == 0
