@@ -71,7 +71,6 @@ def _push(arguments: argparse.Namespace) -> int:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
-    from blip2ft.card.said import read_said
     from blip2ft.features.size import told_size
     from blip2ft.finetuned import adapter_folder
     from blip2ft.models.adapters import read_description
@@ -96,7 +95,11 @@ def _push(arguments: argparse.Namespace) -> int:
         look(api, target, set())  # before a model is merged for minutes
     options = {"merged": arguments.merged, "dtype": arguments.dtype, "samples": arguments.samples}
     options |= {"base_repo": arguments.base_repo, "look_up": not arguments.dry_run}
-    said = read_said(arguments.about) if arguments.about else {}
+    said = {}
+    if arguments.about:
+        from blip2ft.card.said import read_said
+
+        said = read_said(arguments.about)
     with outgoing(run, said=said, card=arguments.card, **options) as going:
         check_nothing_private(going, {*arguments.allow, *target.repo.split("/")})
         sizes = going.sizes()

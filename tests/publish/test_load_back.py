@@ -25,7 +25,6 @@ from blip2ft.models.parts import PARTS, set_trainable
 def card(monkeypatch):
     made = types.SimpleNamespace(text="---\nlicense: mit\n---\n", missing=[])
     module = types.ModuleType("blip2ft.card")
-    module.__path__ = ["blip2ft/card"]
     module.model_card = lambda run, said: made
     monkeypatch.setitem(sys.modules, "blip2ft.card", module)
 

@@ -26,7 +26,6 @@ def card(monkeypatch):
     """A short card in place of a run's; its text can be changed."""
     made = types.SimpleNamespace(text=CARD, missing=["license"])
     module = types.ModuleType("blip2ft.card")
-    module.__path__ = ["blip2ft/card"]
     module.model_card = lambda run, said: made
     monkeypatch.setitem(sys.modules, "blip2ft.card", module)
     return made
