@@ -41,7 +41,12 @@ def finished_run(folder: Path) -> None:
     lora = attach_lora(model, parts, r=2)
     set_trainable(model, parts)
     description = describe_training(
-        "caption", identify(CAPTIONER), image_size=364, parts=parts, prompt="a photo of"
+        "caption",
+        identify(CAPTIONER),
+        image_size=364,
+        parts=parts,
+        prompt="a photo of",
+        generation={"num_beams": 1, "max_new_tokens": 3, "length_penalty": 1.0, "batch_size": 2},
     )
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("output: run\n")
