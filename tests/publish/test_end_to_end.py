@@ -21,15 +21,13 @@ def test_what_one_process_pushes_another_captions_with(
         hub.tokens = {ANNA: ("anna", True)}
         files = {path.name: path.read_bytes() for path in opt_folder.iterdir()}
         hub.put("anna/base", files)
-        said = tmp_path / "about.yaml"
-        said.write_text("license: apache-2.0\ndevelopers: Anna\n")
+        card = tmp_path / "card.md"
+        card.write_text(f"---\nlicense: mit\n---\n# Birds, from {opt_folder}\n")
         words = ["push", run_folder, "--repo", "anna/birds", "--base-repo", "anna/base"]
-        done = call(hub, tmp_path, *words, "--about", said)
+        done = call(hub, tmp_path, *words, "--card", card)
         assert done.returncode == 0, done.stderr
-        card = hub.repos["anna/birds"].files["README.md"].decode()
-        assert "base_model: anna/base" in card
-        assert "license: apache-2.0" in card
-        assert str(opt_folder) not in card
+        sent = hub.repos["anna/birds"].files["README.md"].decode()
+        assert sent == "---\nlicense: mit\n---\n# Birds, from anna/base\n"
         done = call(hub, tmp_path, "caption", photo_folder, "--model", "anna/birds")
         assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
