@@ -189,7 +189,8 @@ def is_cut_short(file: BinaryIO, size: int) -> bool | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return int.from_bytes(head[4:8], "little") + 8 > size
     if head.startswith(b"GIF8"):
-        return not tail.rstrip(b"\0").endswith(b"\x3b")
+        # its end mark alone may be any byte of the image; before it, every block ends with a 0
+        return not tail.rstrip(b"\0").endswith(b"\0\x3b")
     if head.startswith(b"BM"):
         return size < HEAD or int.from_bytes(head[2:6], "little") > size
     if head.startswith(b"II*\0"):  # TIFF, then where its directory begins

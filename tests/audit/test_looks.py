@@ -38,6 +38,13 @@ def test_of_a_file_only_the_first_bytes_may_be_there(format):
     assert faults <= {"truncated", "unreadable"}
 
 
+def test_a_gif_cut_behind_a_byte_that_is_its_end_mark_is_cut_short():
+    whole = encoded(picture(), "GIF")
+    end = whole.index(b";", len(whole) // 2) + 1
+    assert end < len(whole)
+    assert look_at(whole[:end]).fault == "truncated"
+
+
 @pytest.mark.parametrize("start", [b"BM", b"BM123", b"II*\0", b"MM\0*123"])
 def test_a_head_that_ends_within_its_numbers_is_cut_short(start):
     assert look_at(start).fault == "truncated"
