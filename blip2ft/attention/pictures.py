@@ -3,6 +3,7 @@
 import textwrap
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -115,7 +116,7 @@ def sheet(
     size = inner[0] + legend + gap, max(inner[1], 110) + foot
     figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
-    written = {"fontsize": 7.5, "parse_math": False, "va": "top"}
+    written: dict[str, Any] = {"fontsize": 7.5, "parse_math": False, "va": "top"}
     page = Image.new("RGB", size, "white")
     for number, (name, picture) in enumerate(cells):
         left = gap + number % columns * (width + gap)
@@ -125,7 +126,8 @@ def sheet(
     figure.figimage(np.asarray(page), zorder=-1)
     bar_height = max(inner[1], 110) - label - 2 * gap
     box = (inner[0] + 2 * gap, foot + gap, 12, bar_height)
-    axes = figure.add_axes(tuple(v / s for v, s in zip(box, size * 2, strict=True)))
+    x, y, wide, high = (v / s for v, s in zip(box, size * 2, strict=True))
+    axes = figure.add_axes((x, y, wide, high))
     bar = figure.colorbar(ScalarMappable(Normalize(0, top or 1.0), COLOURS), cax=axes)
     bar.ax.tick_params(labelsize=7)
     bar.set_label(unit, fontsize=7.5)

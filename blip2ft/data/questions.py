@@ -323,7 +323,10 @@ def complete(entry: Entry, image: Any, required: bool, problems: Problems) -> Qu
     image_id = entry.image_id
     if image_id is None:
         image_id = plain(entry.image) if isinstance(entry.image, str) else entry.number
-    kinds = (fields.get("answer_type"), fields.get("question_type"))
+    answer_type, question_type = (
+        kind if isinstance(kind := fields.get(name), str) and kind else None
+        for name in ("answer_type", "question_type")
+    )
     return Question(
         image,
         image_id,
@@ -333,6 +336,7 @@ def complete(entry: Entry, image: Any, required: bool, problems: Problems) -> Qu
         entry.origin,
         choices,
         correct,
-        *(kind if isinstance(kind, str) and kind else None for kind in kinds),
+        answer_type,
+        question_type,
         fields={name: v for name, v in fields.items() if name not in COLUMNS and v is not None},
     )

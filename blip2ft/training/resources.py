@@ -74,7 +74,7 @@ class Meter:
         if self.saves:
             known = {f.name for f in fields(Spent)}
             self.before = Spent(**{k: v for k, v in self.saves[-1].items() if k in known})
-        own = {"machine": machine(), "device": _device_name(accelerator.device)}
+        own: dict[str, Any] = {"machine": machine(), "device": _device_name(accelerator.device)}
         own["gpu"] = _gpu_id(accelerator.device)
         self.processes = gather_object([own])
         here = {p["gpu"] for p in self.processes if p["machine"] == machine() and p["gpu"]}
@@ -112,7 +112,7 @@ class Meter:
     def _spent(self) -> Spent:
         device = self.accelerator.device
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        own = {"host": _peak_of_host(), "device": peak}
+        own: dict[str, Any] = {"host": _peak_of_host(), "device": peak}
         own["energy"] = None if self.energy is None else self.energy.read()
         every = gather_object([own])
         before, total = self.before, time.perf_counter() - self.since
