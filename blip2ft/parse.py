@@ -10,6 +10,8 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser
@@ -48,6 +50,10 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
     `--config F.yaml` is read first, `--a.b value` overrides it, in the order given. Raises
     ValueError for an unknown key, with the nearest known one, and for a value of the wrong type.
     """
+    for word, after in pairwise([*argv, ""]):
+        option, _, value = word.partition("=")
+        if option == "--config" and (value or after):
+            check_config_file(value or after)
     parser = _Parser(
         prog=prog,
         description=(config_class.__doc__ or "").strip().splitlines()[0],
@@ -88,6 +94,17 @@ def parse_config(config_class: type[Config], argv: Sequence[str], prog: str) -> 
     yaml = parser.dump(settings, skip_validation=True, skip_unset=False)
     built = parser.instantiate(settings)
     return config_class(**{f.name: built[f.name] for f in dataclasses.fields(config_class)}), yaml  # type: ignore[arg-type]
+
+
+def check_config_file(path: str) -> None:
+    """Raise ValueError where `--config` names no file: what it is, and what to give."""
+    named = Path(path)
+    if named.is_dir():
+        inside = sorted(found.name for found in named.glob("*.yaml"))
+        hint = f"it holds {', '.join(inside)}" if inside else "no YAML file is in it"
+        raise ValueError(f"--config {path}: this is a folder; give a recipe's YAML, {hint}")
+    if not named.exists():
+        raise ValueError(f"--config {path}: there is no such file; give a recipe's YAML")
 
 
 def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:

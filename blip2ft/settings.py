@@ -9,7 +9,7 @@ import yaml
 
 from blip2ft.config import CaptionConfig, RetrievalConfig, VqaConfig
 from blip2ft.models.source import is_retriever, read_config
-from blip2ft.parse import parse_config
+from blip2ft.parse import check_config_file, parse_config
 from blip2ft.training.settings import check_settings
 
 CONFIGS: dict[str, Any] = {
@@ -29,8 +29,7 @@ def read_settings(config: str, overrides: Sequence[str], task: str | None) -> tu
     Without `task` it is told from the settings that only one task has, from the prompt or from the
     model.
     """
-    if not Path(config).is_file():
-        raise ValueError(f"--config {config}: there is no such file; give a recipe's YAML")
+    check_config_file(config)
     argv = ["--config", config, *overrides]
     task = task or _task_of(config, argv)
     settings, _ = parse_config(CONFIGS[task], argv, f"recipes/{task}.py")

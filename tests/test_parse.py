@@ -258,8 +258,22 @@ def test_a_stray_word_is_refused():
 
 
 def test_a_missing_yaml_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"File does not exist: '.*nowhere\.yaml'"):
-        parse("--config", str(tmp_path / "nowhere.yaml"))
+    path = tmp_path / "nowhere.yaml"
+    for words in (["--config", str(path)], [f"--config={path}"]):
+        with pytest.raises(
+            ValueError, match=rf"^--config {path}: there is no such file; give a re"
+        ):
+            parse(*words)
+
+
+def test_a_folder_given_as_yaml_is_told_with_the_yaml_in_it(tmp_path):
+    said = rf"^--config {tmp_path}: this is a folder; give a recipe's YAML, "
+    with pytest.raises(ValueError, match=said + "no YAML file is in it"):
+        parse("--config", str(tmp_path))
+    for name in ("b.yaml", "a.yaml", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=said + r"it holds a\.yaml, b\.yaml$"):
+        parse("--config", str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_plan_as_json_adds_up_and_counts_what_is_here(config, capsys):
     assert plan["largest_micro_batch"] == 8
     assert plan["hours"] is None
     trained = sum(plan["trained"].values())
-    assert plan["disk"]["checkpoint"] == 12 * trained
+    assert plan["disk"]["checkpoint"] == plan["host_while_saving"] == 12 * trained
     assert [switch["saves"] for switch in plan["switches"]] == sorted(
         (switch["saves"] for switch in plan["switches"]), reverse=True
     )
@@ -143,6 +143,10 @@ def test_a_micro_batch_that_leaves_a_rest_is_noted(config, capsys, no_switches):
     _, out, _ = run(capsys, "--config", config, *words)
     assert "note: the last micro-batch of a step has 2 samples" in out
     assert "5 prompt and 7 target tokens" in out
+    assert "shards" not in out
+    _, out, _ = run(capsys, "--config", config, *words, "--processes", 2)
+    assert "note: each process is planned to hold the whole model (DDP); in shards (FSDP2)" in out
+    assert "GB of its memory, on the first process, while a checkpoint is written\n" in out
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from blip2ft.counted import counted
 from blip2ft.data.batches import text_layout
 from blip2ft.data.images import transforms_for
-from blip2ft.data.order import check_shared
 from blip2ft.data.overlap import overlap_warning
 from blip2ft.data.pairs import pair_layout
 from blip2ft.data.questions import read_questions
@@ -31,7 +30,6 @@ from blip2ft.training.filtered import filter_training
 from blip2ft.training.milestones import check_metric
 from blip2ft.training.preflight import check_training, preflight
 from blip2ft.training.processes import frozen_dtype, precision_of, start_processes
-from blip2ft.training.run import check_output
 from blip2ft.training.settings import lora_warning, warmup_warning
 from blip2ft.training.sharded import check_sharded
 
@@ -47,13 +45,15 @@ class Splits:
     test: Sequence[Any] | None
 
 
-def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
+def try_run(task: str, settings: Mapping[str, Any], say: Say) -> str:
     """Load, read and check what a run of `task` with `settings` would, and take no step.
+
+    It is one process, whatever the run will have. Gives the precision it computes in: fp32, bf16
+    or fp16.
 
     Raises ValueError where the run would, in its words.
     """
     model_settings, parts = settings["model"], settings["parts"]
-    check_output(settings["output"], resume=settings["train"]["resume"])
     check_parts(parts, settings["quantize"])
     check_kernels(task, model_settings["attention"], model_settings["compile"])
     accelerator = start_processes(
@@ -62,7 +62,6 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
     kind = settings["optimizer"]["kind"]
     check_kind(kind, accelerator.device)
     check_sharded(kind, accelerator.mixed_precision)
-    check_shared(settings["train"]["batch_size"], accelerator.num_processes)
     say(f"computing    on {accelerator.device} in {precision_of(accelerator)}")
     if warning := lora_warning(settings):
         say(warning)
@@ -110,7 +109,7 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
     feed = _feed(task, settings, splits, layout, processor, accelerator)
     train = settings["train"]
     steps = feed.steps(train["epochs"], train["max_steps"])
-    say(f"steps        {feed.told(steps)}")
+    say(f"steps        {counted(steps, 'step')} of {train['batch_size']}")
     if warning := warmup_warning(settings["optimizer"]["warmup_steps"], steps):
         say(warning)
     if task == "retrieval":
@@ -123,6 +122,7 @@ def try_run(task: str, settings: Mapping[str, Any], say: Say) -> None:
         "preflight    the image reaches the loss, and the gradient what trains "
         f"({trained}) and nothing else; all is finite"
     )
+    return precision_of(accelerator)
 
 
 def _metrics(task: str, validation: Sequence[Any]) -> Iterable[str]:

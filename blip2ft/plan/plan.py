@@ -86,6 +86,11 @@ def make_plan(
         micro = share
     elif share % micro:
         notes.append(f"the last micro-batch of a step has {counted(share % micro, 'sample')}")
+    if processes > 1:
+        notes.append(
+            "each process is planned to hold the whole model (DDP); in shards (FSDP2) weights, "
+            "gradients and averages of a step are cut by their number: see docs/launching.md"
+        )
     waiting = 0
     if settings.get("objectives", {}).get("cache_itc") and accumulation > 1:
         # all micro-batches of the step, as pixels or features

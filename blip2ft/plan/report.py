@@ -1,5 +1,6 @@
 """A plan as text for a person, and as JSON for a program."""
 
+from dataclasses import replace
 from typing import Any
 
 from blip2ft.counted import counted
@@ -14,8 +15,7 @@ def as_text(plan: Plan) -> str:
     """The tables of a plan, in GB of 10^9 bytes."""
     memory, setup = plan.memory, plan.setup
     lines = [
-        f"{setup.task} with {plan.model}, {setup.precision}, {setup.pixels} px, longest text: "
-        f"{plan.text}",
+        _heading(plan),
         "",
         f"memory of one GPU in GB (10^9 bytes), micro-batch {plan.micro_batch_size}",
         f"{COLUMNS}{'weights':>9}{'gradients':>11}{'AdamW':>8}{'activations':>13}",
@@ -49,15 +49,38 @@ def as_text(plan: Plan) -> str:
     if memory.paged:
         pages = "AdamW's averages in pages: on the host where the GPU has no room"
         lines.append(f"{pages:<69}{_gb(memory.paged):>8}")
-    lines += ["", *_fit(plan), *_length(plan), *_disk(plan)]
+    lines += ["", *_fit(plan), *_length(plan), _disk(plan), _saving(plan)]
     if plan.switches:
         lines += ["", "what would save memory, each alone"]
         for switch in plan.switches:
             lines.append(
                 f"  {switch.option:<60}{'-' + _gb(switch.saves):>9}  ->{_gb(switch.total):>8}"
             )
-    lines += ["", *(f"note: {note}" for note in plan.notes)] if plan.notes else []
-    return "\n".join(lines)
+    return "\n".join(lines + _notes(plan))
+
+
+def as_host_text(plan: Plan, free: int, libraries: int) -> str:
+    """What is known of a run without a GPU: the memory of its steps against that of the host.
+
+    free: bytes that the host has; libraries: bytes of a process that has computed nothing yet.
+    """
+    memory = replace(plan.memory, context=0, fragments=0)  # which are a GPU's
+    copy = plan.disk["checkpoint"]
+    total = plan.processes * (memory.total + libraries) + copy
+    verdict = "it fits" if total <= free else "too much; train.micro_batch_size 1 takes the least"
+    lines = [
+        _heading(plan),
+        "",
+        f"memory       about {_gb(total)} GB of the {_gb(free)} GB that are free here: {verdict}",
+        f"             a process: {_gb(memory.total)} for a step of micro-batch "
+        f"{plan.micro_batch_size}, {_gb(libraries)} for Python and its libraries",
+        f"             the first one: {_gb(copy)} more while it writes a checkpoint",
+        "for a GPU    pass --gpu, such as 24GB or a100-40",
+        _step(plan),
+        *_length(plan),
+        _disk(plan),
+    ]
+    return "\n".join(lines + _notes(plan))
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -95,6 +118,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "epochs": plan.passes,
         "hours": plan.hours,
         "disk": dict(plan.disk),
+        "host_while_saving": plan.disk["checkpoint"],
         "switches": [
             {"option": switch.option, "saves": switch.saves, "total": switch.total}
             for switch in plan.switches
@@ -104,13 +128,24 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _fit(plan: Plan) -> list[str]:
-    batch = (
+def _heading(plan: Plan) -> str:
+    setup = plan.setup
+    return (
+        f"{setup.task} with {plan.model}, {setup.precision}, {setup.pixels} px, longest text: "
+        f"{plan.text}"
+    )
+
+
+def _step(plan: Plan) -> str:
+    return (
         f"step         {counted(plan.batch_size, 'sample')}: {counted(plan.processes, 'process')} "
         f"x {counted(plan.accumulation, 'micro-batch')} of {plan.micro_batch_size}"
     )
+
+
+def _fit(plan: Plan) -> list[str]:
     if plan.gpu is None:
-        return [batch, "fits         pass --gpu, such as 24GB or a100-40, to know"]
+        return [_step(plan), "fits         pass --gpu, such as 24GB or a100-40, to know"]
     size, free = plan.gpu.size, plan.gpu.size - plan.memory.total
     verdict = f"yes, {_gb(free)} GB spare" if free >= 0 else f"no, {_gb(-free)} GB too much"
     share = plan.batch_size // plan.processes
@@ -120,7 +155,7 @@ def _fit(plan: Plan) -> list[str]:
         waits = -(-share // plan.largest)
         also = ": all that a process has of a step" if plan.largest == share else ""
         largest = f"largest      micro-batch {plan.largest}, accumulating {waits}{also}"
-    return [batch, f"fits         {_gb(size)} GB: {verdict}", largest]
+    return [_step(plan), f"fits         {_gb(size)} GB: {verdict}", largest]
 
 
 def _length(plan: Plan) -> list[str]:
@@ -139,7 +174,18 @@ def _length(plan: Plan) -> list[str]:
     return [f"steps        {steps}", f"time         {time}"]
 
 
-def _disk(plan: Plan) -> list[str]:
+def _saving(plan: Plan) -> str:
+    copy = _gb(plan.disk["checkpoint"])
+    return (
+        f"host         {copy} GB of its memory, on the first process, while a checkpoint is written"
+    )
+
+
+def _notes(plan: Plan) -> list[str]:
+    return ["", *(f"note: {note}" for note in plan.notes)] if plan.notes else []
+
+
+def _disk(plan: Plan) -> str:
     disk = plan.disk
     text = (
         f"{_gb(disk['checkpoint'])} GB a checkpoint, at most {_gb(disk['checkpoints'])} GB of "
@@ -149,7 +195,7 @@ def _disk(plan: Plan) -> list[str]:
         text += f"; shards in the cache up to {_gb(disk['cache'])} GB"
     if disk["features"]:
         text += f"; kept features {_gb(disk['features'])} GB"
-    return [f"disk         {text}"]
+    return f"disk         {text}"
 
 
 def _gb(size: float) -> str:

@@ -56,8 +56,7 @@ class Evaluation:
 def check_output(output: str | Path, *, resume: bool) -> None:
     """Raise ValueError for a folder that can't be written, or is in use and `resume` is off.
 
-    With `resume`, for one that has nothing to resume. The sign of a signal that stopped it is taken
-    away: however the run ends now, that was of before.
+    With `resume`, for one that has nothing to resume.
     """
     run = Path(output)
     in_use = run.exists() and (not run.is_dir() or any(p.name != LOCK for p in run.iterdir()))
@@ -69,8 +68,6 @@ def check_output(output: str | Path, *, resume: bool) -> None:
     if resume and not (run / "config.yaml").is_file():
         raise ValueError(f"nothing to resume: {run} holds no run; leave out --resume")
     check_writable(run)
-    if resume:
-        (run / STOPPED).unlink(missing_ok=True)
 
 
 def open_run(run: Path, config_yaml: str, *, resume: bool) -> None:
@@ -114,9 +111,11 @@ def start_run(
 def stop_outside_of_steps(output: str | Path) -> None:
     """Let a run's process end cleanly by SIGTERM and SIGUSR1 while it loads and evaluates, too.
 
-    A run that is begun gets the sign of `note_stop`.
+    A run that is begun gets the sign of `note_stop`. One that goes on loses that of before: however
+    it ends now.
     """
     run = Path(output)
+    (run / STOPPED).unlink(missing_ok=True)
 
     def say(number: int) -> str:
         if not (run / "config.yaml").is_file():

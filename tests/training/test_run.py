@@ -45,13 +45,14 @@ def test_there_must_be_a_run_to_resume(tmp_path):
     check_output(tmp_path, resume=True)
 
 
-def test_a_run_that_goes_on_forgets_what_stopped_it_before_anything_can_fail(tmp_path):
+def test_a_run_that_goes_on_forgets_what_stopped_it(tmp_path, handlers):
     for name in ("config.yaml", "stopped.json"):
         (tmp_path / name).write_text("")
     with pytest.raises(ValueError, match="is in use"):
         check_output(tmp_path, resume=False)
-    assert (tmp_path / "stopped.json").exists()
     check_output(tmp_path, resume=True)
+    assert (tmp_path / "stopped.json").exists()
+    stop_outside_of_steps(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
