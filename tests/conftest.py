@@ -39,6 +39,8 @@ from blip2ft.models.retriever import Retriever
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))
 
+pytest_plugins = ["browser"]
+
 WORDS = ["a", "an", "the", "photo", "of", "cat", "dog", "apple", "red", "blue", "left", "right"]
 WORDS += ["and", "on", "with", "bird", "car"]
 
