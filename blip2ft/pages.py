@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -9,6 +10,11 @@ from PIL import Image
 from blip2ft.data.images import Readable, open_image
 
 SIDE = 400  # pixels of a thumbnail's longer side: sharp at 200 on dense screens
+# Controls, halves of characters, and what turns the direction of the text around it; joiners, which
+# emoji and some scripts are written with, stay.
+UNREADABLE = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]"
+)
 COLOURS = """
 :root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --ink: #1b1b1a;
   --quiet: #63635f; --line: #dededa; --mat: #ecece8; }
@@ -25,3 +31,11 @@ def thumbnail(source: str | Path | bytes | Readable, side: int = SIDE) -> str:
     data = io.BytesIO()
     photo.save(data, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def readable(text: str) -> str:
+    """A text of someone else's without what a page can't show, or what would change its words.
+
+    It must still be escaped.
+    """
+    return UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", text)
