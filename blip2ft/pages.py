@@ -28,8 +28,13 @@ def thumbnail(source: str | Path | bytes | Readable, side: int = SIDE) -> str:
     """A photo, upright and small, as a data URI. Raises ValueError where it can't be read."""
     photo = open_image(source, size_hint=side)
     photo.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return data_uri(photo)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """An RGB picture as it stands in a page."""
     data = io.BytesIO()
-    photo.save(data, "JPEG", quality=82, optimize=True)
+    picture.save(data, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 

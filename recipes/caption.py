@@ -50,6 +50,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     from blip2ft.models.load import load_captioner
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
+    from blip2ft.report.report import told_report
     from blip2ft.tasks.caption import caption_loss, caption_pairs, count_labels, predict, score
     from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import load_weights
@@ -272,6 +273,8 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     say(f"\n{score_table(before.scores, after.scores)}")
     say(f"\n{answer_table(before.answers, after.answers)}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")
+    if accelerator.is_main_process:
+        say(told_report(run))
     say(f"a model for stock transformers: blip2ft export {run} --out FOLDER")
 
 

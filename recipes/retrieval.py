@@ -50,6 +50,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     from blip2ft.models.load import load_retriever
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
+    from blip2ft.report.report import told_report
     from blip2ft.tasks.ranking import rank
     from blip2ft.tasks.retrieval import (
         SCORES,
@@ -189,6 +190,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         meter.end(0)
         say(f"\n{score_table({}, scores)}")
         say(f"\nnothing was trained; everything lies in {run}")
+        if accelerator.is_main_process:
+            say(told_report(run))
         return
 
     # Pairs, their order, and how the processes share a step.
@@ -283,6 +286,8 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     say(score_table(before.scores, after.scores))
     say(f"\n{answer_table(before.answers, after.answers)}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")
+    if accelerator.is_main_process:
+        say(told_report(run))
     say(f"a model for stock transformers: blip2ft export {run} --out FOLDER")
 
 

@@ -50,6 +50,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.models.parts import check_parts, checkpoint_gradients, parts_table, set_trainable
     from blip2ft.models.source import read_config
     from blip2ft.models.vqa import load_vqa
+    from blip2ft.report.report import told_report
     from blip2ft.tasks.caption import caption_loss, count_labels
     from blip2ft.tasks.of_settings import candidates_of
     from blip2ft.tasks.vqa import (
@@ -198,6 +199,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         meter.end(0)
         say(f"\n{score_table({}, scores)}")
         say(f"\nnothing was trained; everything lies in {run}")
+        if accelerator.is_main_process:
+            say(told_report(run))
         return
 
     # Samples, their order, and how the processes share a step.
@@ -296,6 +299,8 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     say(f"always the commonest answer of the type: {guessed.get('accuracy', 0):.2f}")
     say(f"\n{answer_table(_as_captions(before.answers), _as_captions(after.answers))}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")
+    if accelerator.is_main_process:
+        say(told_report(run))
     say(f"a model for stock transformers: blip2ft export {run} --out FOLDER")
 
 

@@ -91,6 +91,13 @@ def look(
     return Look(image, _array(found.attention), layers, text, score, scored, weighed)
 
 
+def most_at(heat: np.ndarray) -> str:
+    """Where a map (H, W) is highest: the middle of that patch, in per cent of the image."""
+    rows, columns = heat.shape
+    row, column = divmod(int(heat.argmax()), columns)
+    return f"{100 * (column + 0.5) / columns:.0f} % across, {100 * (row + 0.5) / rows:.0f} % down"
+
+
 def _array(maps: Tensor) -> np.ndarray:
     return maps[0].cpu().numpy()
 

@@ -53,7 +53,7 @@ def _attend(arguments: argparse.Namespace) -> int:
     check_free(arguments.out)
     quiet_libraries()
     from blip2ft.attention.files import write_look
-    from blip2ft.attention.look import look
+    from blip2ft.attention.look import look, most_at
     from blip2ft.captioner import DEFAULT_PROMPT, QUESTION_TEMPLATE
     from blip2ft.data.images import open_image
 
@@ -73,20 +73,13 @@ def _attend(arguments: argparse.Namespace) -> int:
             continue
         seen = look(model, processor, image, arguments.text, prompt=prompt)
         write_look(arguments.out / name, seen, {"image": str(path), **about})
-        line = f"{path}: {arguments.out / name}, looks most at {_most(seen.map)}"
+        line = f"{path}: {arguments.out / name}, looks most at {most_at(seen.map)}"
         if seen.text_map is not None:
-            line += f", for the text at {_most(seen.text_map)} ({seen.scored} {seen.score:.2g})"
+            line += f", for the text at {most_at(seen.text_map)} ({seen.scored} {seen.score:.2g})"
         print(line, flush=True)
     if broken:
         print(f"error: {broken} of {len(paths)} images couldn't be read", file=sys.stderr)
     return 2 if broken else 0
-
-
-def _most(heat: Any) -> str:
-    """Where a map (H, W) is highest: the middle of that patch, in per cent of the image."""
-    rows, columns = heat.shape
-    row, column = divmod(int(heat.argmax()), columns)
-    return f"{100 * (column + 0.5) / columns:.0f} % across, {100 * (row + 0.5) / rows:.0f} % down"
 
 
 def _folder_names(paths: Sequence[Path]) -> list[str]:

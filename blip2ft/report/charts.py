@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from blip2ft.evaluation.intervals import Interval
-from blip2ft.report.curves import LISTED, Point, number, thin
+from blip2ft.report.curves import LISTED, Point, number, score, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ TEXT, GRID = "#010000", "#020000"
 SERIES = [f"#0300{i:02x}" for i in range(1, MOST + 1)]
 VARIABLES = {TEXT: "var(--quiet)", GRID: "var(--line)"}
 VARIABLES |= {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, start=1)}
+ALONE = 1  # the colour of a curve without others; the first is grey, for what comes before
 DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -79,12 +80,13 @@ def curve_chart(
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return None
+    several = len(curves) > 1
     figure, (axes,) = _figure(HEIGHT)
     for place, curve in enumerate(curves):
         points = thin(curve.points)
         steps, means = [p.step for p in points], [p.mean for p in points]
-        colour, few = SERIES[place], len(points) <= LISTED
-        if len(curves) == 1 and len(points) < len(curve.points):
+        colour, few = SERIES[place if several else ALONE], len(points) <= LISTED
+        if not several and len(points) < len(curve.points):
             band = [p.low for p in points], [p.high for p in points]
             axes.fill_between(steps, *band, color=colour, alpha=0.22, linewidth=0)
         axes.plot(
@@ -100,7 +102,6 @@ def curve_chart(
     if mark is not None:
         axes.axvline(mark, color=TEXT, linewidth=1, linestyle=(0, (2, 3)), zorder=0)
     _over_steps(axes)
-    several = len(curves) > 1
     told = " ".join(_told(title, curve) for curve in curves)
     return Chart(
         key,
@@ -145,14 +146,14 @@ def score_chart(
         axes.tick_params(axis="x", labelsize=10, pad=2)
         axes.set_title(name, loc="left", fontsize=11, color=TEXT, pad=1)
     rows = [
-        (name, run, *map(number, (one.value, one.low, one.high)))
+        (name, run, *map(score, (one.value, one.low, one.high)))
         for name, intervals in scores
         for run, one in zip(names, intervals, strict=True)
     ]
     told = ". ".join(
         f"{name}: "
         + ", ".join(
-            f"{run} {number(one.value)} ({number(one.low)} to {number(one.high)})"
+            f"{run} {score(one.value)} ({score(one.low)} to {score(one.high)})"
             for run, one in zip(names, intervals, strict=True)
         )
         for name, intervals in scores

@@ -1,9 +1,10 @@
 """Long curves in few points."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 BINS = 240  # a chart of 374 points has no room for more
 NOTHING = "\N{EN DASH}"  # in place of what isn't known
@@ -21,12 +22,17 @@ class Point:
 
 
 def points_of(rows: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
-    """The values of `name` over the steps; steps without a number are left out."""
-    return [
-        Point(row["step"], row[name], row[name], row[name])
-        for row in rows
-        if row.get(name) is not None
-    ]
+    """The values of `name` over the steps; rows without a finite number are left out."""
+    found = []
+    for row in rows:
+        step, value = row.get("step"), row.get(name)
+        if _is_finite(step) and _is_finite(value):
+            found.append(Point(step, value, value, value))
+    return found
+
+
+def _is_finite(value: Any) -> TypeGuard[Any]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def thin(points: Sequence[Point], most: int = BINS) -> list[Point]:
@@ -53,3 +59,16 @@ def number(value: float | None) -> str:
     if value and abs(value) < 0.001:
         return f"{value:.2e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{4 if abs(value) >= 1 else 3}g}"
+
+
+def score(value: float | None, sign: str = "") -> str:
+    """A score in digits that stand below each other: thousandths, hundredths from 10 on.
+
+    sign: "+" for one also of what is above 0.
+    """
+    if value is None:
+        return NOTHING
+    if abs(value) < 0.0005:
+        return "0"
+    form = ".4g" if abs(value) >= 100 else ".2f" if abs(value) >= 10 else ".3f"
+    return f"{value:{sign}{form}}"

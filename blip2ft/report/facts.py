@@ -1,17 +1,19 @@
 """What a page tells of a run beside its scores: what it was, how it went, and on what."""
 
-import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from statistics import median
 
 from blip2ft.counted import counted
-from blip2ft.models.parts import PartRow
-from blip2ft.report.curves import NOTHING, number
+from blip2ft.errors import plain_message
+from blip2ft.models.parts import PARTS, PartRow, part_rows
+from blip2ft.report.curves import NOTHING, number, points_of
 from blip2ft.report.gallery import Sample
-from blip2ft.report.reading import Contents
+from blip2ft.report.reading import Contents, flat
 from blip2ft.training.broken import FILE as BROKEN
 from blip2ft.training.filtered import FILE as FILTERED
 from blip2ft.training.nonfinite import FILE as NONFINITE
+from blip2ft.training.same_run import OF_THE_COMMAND
 
 TASKS = {"caption": "Captioning", "vqa": "Questions and answers", "retrieval": "Retrieval"}
 # By their files: how grave, what, and what became of it.
@@ -20,6 +22,16 @@ ASIDES = {
     BROKEN: ("warning", "training sample", "left out, as it couldn't be read"),
     FILTERED: ("note", "training text", "dropped or masked by the filters"),
 }
+# Of resources.json.
+TIMES = {"training": "Training", "evaluating": "Evaluating", "total": "From start to end"}
+TAKEN = {
+    "samples": "Samples trained on",
+    "samples_per_second": "Samples a second",
+    "starts": "Starts, with resumes",
+    "processes": "Processes",
+    "precision": "Precision",
+    "cpu": "Processor",
+}
 EVEN = 1e-9  # of two scores, from sums in another order
 Fact = tuple[str, str]
 
@@ -27,20 +39,25 @@ Fact = tuple[str, str]
 def said_of(run: Contents) -> str:
     """One sentence on what was done and how far it came."""
     name = run.settings["model"]["name"]
-    if run.settings.get("evaluate_only"):
-        return f"{name} as it is, on the {run.split} split; nothing was trained."
-    trained = run.log[-1]["step"] if run.log else 0
-    told = f"{name}, trained for {counted(trained, 'step')}."
+    if not run.trains:
+        done = f"{name} as it is, on the {run.split} split; nothing was trained."
+        return done if run.after else f"{done} It hasn't been evaluated yet."
+    steps = counted(max((row.get("step", 0) for row in run.log), default=0), "step")
+    if not run.ended:
+        so_far = f"{name}, trained for {steps} so far."
+        if run.best is None:
+            return f"{so_far} There is no evaluation after training yet."
+        return f"{so_far} Step {run.best:,} is the best on validation by now, by {run.metric}."
+    told = f"{name}, trained for {steps}."
     if run.best is None:
-        return f"{told} There is no evaluation after training yet."
-    if run.after and run.split == "test":
-        return f"{told} Step {run.best:,} was the best on validation, by {run.metric}."
-    if run.after:
-        return (
-            f"{told} Step {run.best:,} was the best on validation, by {run.metric}. The scores "
-            "below are of that split too, so they flatter: give the run a data.test for a fair one."
-        )
-    return f"{told} It hasn't ended: the {run.split} split is scored at its end."
+        return f"{told} Its evaluations aren't there any more."
+    told = f"{told} Step {run.best:,} was the best on validation, by {run.metric}."
+    if run.split == "test":
+        return told
+    return (
+        f"{told} The scores below are of that split too, so they flatter: for fair ones give a "
+        "data.test too."
+    )
 
 
 def notices(run: Contents) -> list[tuple[str, str, str]]:
@@ -51,6 +68,8 @@ def notices(run: Contents) -> list[tuple[str, str, str]]:
     for name, (kind, noun, what) in ASIDES.items():
         if rows := run.asides[name]:
             found.append((kind, f"{counted(len(rows), noun)} {what}", name))
+    for name, lines in run.damaged.items():
+        found.append(("warning", f"{counted(lines, 'line')} can't be read and left out", name))
     return found
 
 
@@ -67,16 +86,19 @@ def gains(samples: Sequence[Sample]) -> dict[str, int]:
 def parts_of(run: Contents) -> tuple[list[PartRow], str]:
     """The table of parts, and why it has no numbers, "" where it has."""
     from blip2ft.inspection import inspect
-    from blip2ft.models.parts import part_rows
 
+    modes = run.settings["parts"] if run.trains else dict.fromkeys(PARTS, "frozen")
+    unknown = [PartRow(part, mode, "", 0, 0) for part, mode in modes.items()]
+    if not run.ended:
+        return unknown, "How large they are is known when the run has ended."
+    model = run.settings["model"]
     try:
-        found = inspect(str(run.folder))
+        if run.trains:
+            found = inspect(str(run.folder))
+        else:
+            found = inspect(model["name"], revision=model["revision"])
     except (ValueError, OSError) as error:
-        modes = run.settings["parts"].items()
-        told = str(error).splitlines()[0]
-        return [PartRow(part, mode, "", 0, 0) for part, mode in modes], (
-            f"Their sizes aren't known: {told}"
-        )
+        return unknown, f"How large they are isn't known: {plain_message(error).splitlines()[0]}"
     return part_rows(found.model, found.parts), ""
 
 
@@ -84,28 +106,21 @@ def time_and_memory(run: Contents) -> list[Fact]:
     """What the run took, as far as it was measured."""
     found = run.resources
     seconds = found.get("seconds") or {}
-    facts = [(f"Time, {name}", span(value)) for name, value in seconds.items() if value is not None]
-    for key, title, unit in (
-        ("samples", "Samples seen", ""),
-        ("samples_per_second", "Samples a second", ""),
-        ("processes", "Processes", ""),
-        ("starts", "Starts, resumes among them", ""),
-        ("precision", "Precision", ""),
-        ("cpu", "Processor", ""),
-    ):
+    facts = [(title, span(seconds[key])) for key, title in TIMES.items() if key in seconds]
+    for key, title in TAKEN.items():
         if (value := found.get(key)) is not None:
-            facts.append((title, f"{value if isinstance(value, str) else number(value)}{unit}"))
+            facts.append((title, value if isinstance(value, str) else number(value)))
     if devices := found.get("devices"):
         facts.append(("Devices", ", ".join(devices)))
     for kind, peaks in (found.get("peak_memory") or {}).items():
         if measured := [peak for peak in peaks or () if peak is not None]:
-            facts.append((f"Most memory of a process, {kind}", f"{max(measured) / 1e9:.2f} GB"))
+            facts.append((f"Memory of a process, {kind}", f"up to {max(measured) / 1e9:.2f} GB"))
     energy = found.get("energy") or {}
     for key, title, unit in (("kwh", "Energy", "kWh"), ("co2e_kg", "CO2 equivalent", "kg")):
         if energy.get(key) is not None:
             facts.append((title, f"{number(energy[key])} {unit} ({energy.get('measured_by', '')})"))
-    if not found and run.log:
-        facts.append(("Images a second, median", number(_median(run.log, "images_per_second"))))
+    if not found and (speeds := points_of(run.log, "images_per_second")):
+        facts.append(("Images a second, median", number(median(one.mean for one in speeds))))
     return facts
 
 
@@ -114,7 +129,7 @@ def environment(run: Contents) -> Iterator[Fact]:
     found = run.environment
     if not found:
         return
-    yield "Command", " ".join(found.get("command") or [])
+    yield "Command", shlex.join(found.get("command") or [])
     yield "Commit", found.get("git_commit") or NOTHING
     yield "Platform", f"{found.get('platform')}, {counted(found.get('cpus') or 0, 'core')}"
     yield "GPUs", ", ".join(found.get("gpus") or []) or "none"
@@ -129,13 +144,15 @@ def span(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours:,} h {minutes} min"
-    return (
-        f"{minutes} min {rest} s"
-        if minutes
-        else f"{seconds:.1f} s"
-        if seconds < 10
-        else f"{rest} s"
-    )
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+
+
+def changed(run: Contents) -> list[tuple[str, list[str]]]:
+    """The settings that a resume changed, with their value of each start."""
+    rows = differing([flat(settings) for settings in run.starts])
+    return [(name, values) for name, values in rows if name not in OF_THE_COMMAND]
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
@@ -143,8 +160,3 @@ def differing(runs: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
     names = dict.fromkeys(name for settings in runs for name in settings)
     rows = [(name, [settings.get(name, NOTHING) for settings in runs]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
-
-
-def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = sorted(row[name] for row in rows if row.get(name) is not None)
-    return values[math.floor(len(values) / 2)] if values else None

@@ -2,13 +2,17 @@
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blip2ft.pages import readable
+from blip2ft.report.curves import NOTHING
 from blip2ft.report.scores import Row, of_each
 
 OF_A_KIND = 12  # of each of five kinds
+# Characters of what can be searched beside them.
+OF_A_TEXT, OF_ALL_TEXTS = 300, 400_000
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,30 @@ def groups_of(samples: Sequence[Sample], *, of_runs: bool = False) -> list[Group
             take(
                 "Worsened most", "Whose score fell most.", lambda s: -s.gain if s.gain < 0 else None
             ),
-            take("Worst", "The lowest scores after training.", _badness),
-            take("Best", "The highest scores after training.", lambda s: s.score),
+            take("Worst", "The lowest scores.", _badness),
+            take("Best", "The highest scores.", lambda s: s.score),
             take("Most changed", "Before and after share the fewest words.", _changed),
         ]
     if not any(group.samples for group in groups):
         groups = [take("Some answers", "None of them is scored.", lambda _: 0.0)]
     return [group for group in groups if group.samples]
+
+
+def texts_of(samples: Sequence[Sample], without: Collection[Any]) -> list[list[str]]:
+    """What can be searched of samples but those with the keys `without`: of each its image_id,
+    question, first reference and answers, as long as there is room."""
+    found, size = [], 0
+    for sample in samples:
+        if sample.key in without:
+            continue
+        said = [str(sample.image_id), sample.question, *(sample.references[:1] or [""])]
+        said += [NOTHING if answer is None else answer.text for answer in sample.answers]
+        said = [readable(text[:OF_A_TEXT]) for text in said]
+        size += sum(map(len, said))
+        if size > OF_ALL_TEXTS:
+            break
+        found.append(said)
+    return found
 
 
 def _key(row: Row) -> Any:

@@ -1,19 +1,15 @@
 """The pages: one of a run, one that compares runs, from the templates in page/."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from blip2ft.pages import COLOURS, readable
+from blip2ft.evaluation.intervals import Interval
+from blip2ft.pages import readable
 from blip2ft.report.charts import Chart, Curve, curve_chart, score_chart
-from blip2ft.report.curves import NOTHING, number, points_of
+from blip2ft.report.curves import NOTHING, points_of
 from blip2ft.report.facts import (
     TASKS,
+    changed,
     differing,
     environment,
     gains,
@@ -22,12 +18,17 @@ from blip2ft.report.facts import (
     said_of,
     time_and_memory,
 )
-from blip2ft.report.gallery import Group, Sample, groups_of, samples_of
+from blip2ft.report.gallery import Group, Sample, groups_of, samples_of, texts_of
 from blip2ft.report.pictures import pictures_of
 from blip2ft.report.reading import Contents, flat
 from blip2ft.report.scores import Column, ScoreTable, score_table
+from blip2ft.report.templates import fill
 
-PAGE = Path(__file__).parent / "page"
+if TYPE_CHECKING:
+    import torch
+
+    from blip2ft.report.looks import Seen
+
 LOGGED = {
     "loss": "Loss",
     "lr": "Learning rate",
@@ -35,21 +36,25 @@ LOGGED = {
     "images_per_second": "Images a second",
 }
 SCORE = {"caption": "CIDEr-D", "vqa": "accuracy", "retrieval": "1 / rank of the first right text"}
-LONG = 280  # characters of a text that aren't folded
-LONGEST = 20_000  # and of one that is shown at all
-FOUND = 400_000  # characters of answers without a picture that can be searched
-FOUND_TEXT = 300  # of one of them
 
 
-def run_page(run: Contents) -> str:
-    """The page of one run."""
+def run_page(run: Contents, attention: int = 0, dtype: "torch.dtype | None" = None) -> str:
+    """The page of one run.
+
+    attention: of how many answers to show where the model looks; then it is loaded, with what the
+    run didn't train in `dtype`.
+
+    Raises ValueError, with attention alone, as `looks_of` does.
+    """
     columns = [Column("before", run.before, run.answers_before)] if run.before else []
-    columns += [Column("after", run.after, run.answers_after)] if run.after else []
+    columns += [Column("after" if columns else "score", run.after, run.answers_after)]
+    columns = [column for column in columns if column.scores]
     table = score_table(run.task, columns, run.metric)
-    rows = [column.rows for column in columns if column.rows]
-    samples = samples_of(run.task, rows) if rows else []
+    samples = _samples(run.task, columns)
+    groups = groups_of(samples)
+    found = _gallery(run, samples, groups, [column.name for column in columns if column.rows])
     modes, no_sizes = parts_of(run)
-    return _render(
+    return fill(
         "run.html",
         run=run,
         task=TASKS[run.task],
@@ -64,55 +69,39 @@ def run_page(run: Contents) -> str:
         resources=time_and_memory(run),
         environment=list(environment(run)),
         settings=sorted(flat(run.settings).items()),
-        **_gallery(run, samples, groups_of(samples), table.columns),
+        changed=changed(run),
+        starts=[f"start {number}" for number, _ in enumerate(run.starts, 1)],
+        looks=_looks(run, groups, found["pictures"], attention, dtype) if attention else [],
+        **found,
     )
 
 
 def comparison_page(runs: Sequence[Contents], names: Sequence[str]) -> str:
     """The page that shows runs of one task side by side; what differs is told from the first."""
     first = runs[0]
+    names = [readable(name) for name in names]
     columns = [Column(n, r.after, r.answers_after) for n, r in zip(names, runs, strict=True)]
     table = score_table(first.task, columns, first.metric)
-    rows = [column.rows for column in columns]
-    samples = [
+    shared = [
         sample
-        for sample in (samples_of(first.task, rows) if all(rows) else [])
+        for sample in (_samples(first.task, columns) if all(c.rows for c in columns) else [])
         if all(answer is not None for answer in sample.answers)
     ]
-    return _render(
+    splits = [run.split for run in runs]
+    return fill(
         "comparison.html",
         runs=runs,
         names=names,
         task=TASKS[first.task],
         told=[said_of(run) for run in runs],
+        splits=splits if len(set(splits)) > 1 else [],
         scores=table,
         score_chart=_scores_drawn(table),
         curves=_curves(runs, names),
         resources=_side_by_side([dict(time_and_memory(run)) for run in runs]),
         settings=differing([flat(run.settings) for run in runs]),
         environment=differing([dict(environment(run)) for run in runs]),
-        **_gallery(first, samples, groups_of(samples, of_runs=True), names),
-    )
-
-
-def _render(template: str, **values: Any) -> str:
-    jinja = Environment(
-        loader=FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    jinja.filters |= {"readable": readable, "number": number}
-    script = (PAGE / "search.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return jinja.get_template(template).render(
-        style=Markup(COLOURS + (PAGE / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),  # ours
-        script_hash=f"sha256-{digest}",
-        long=LONG,
-        longest=LONGEST,
-        **values,
+        **_gallery(first, shared, groups_of(shared, of_runs=True), names),
     )
 
 
@@ -140,9 +129,21 @@ def _curve(
     return curve_chart(key, title, curves, mark=mark)
 
 
+def _samples(task: str, columns: Sequence[Column]) -> list[Sample]:
+    rows = [column.rows for column in columns if column.rows]
+    return samples_of(task, rows) if rows else []
+
+
 def _scores_drawn(table: ScoreTable) -> Chart | None:
-    scores = [(row.name, row.values) for row in table.rows if None not in row.values]
-    return score_chart("scores-drawn", "Scores with 95 % intervals", table.columns, scores)  # type: ignore[arg-type]
+    scores = [(row.name, [v for v in row.values if isinstance(v, Interval)]) for row in table.rows]
+    whole = [(name, values) for name, values in scores if len(values) == len(table.columns)]
+    return score_chart("scores-drawn", "Scores with 95 % intervals", table.columns, whole)
+
+
+def _looks(run: Contents, *given: Any) -> "list[Seen]":
+    from blip2ft.report.looks import looks_of
+
+    return looks_of(run, *given)
 
 
 def _gallery(
@@ -151,22 +152,7 @@ def _gallery(
     """The pictured samples, and the texts of the others, which can be searched."""
     shown = [sample for group in groups for sample in group.samples]
     pictures, missing = pictures_of(run, shown)
-    keys = {sample.key for sample in shown}
-    others, size = [], 0
-    for sample in samples:
-        if sample.key in keys:
-            continue
-        said = [
-            str(sample.image_id),
-            sample.question,
-            sample.references[0] if sample.references else "",
-        ]
-        said += [NOTHING if answer is None else answer.text for answer in sample.answers]
-        said = [readable(text)[:FOUND_TEXT] for text in said]
-        size += sum(map(len, said))
-        if size > FOUND:
-            break
-        others.append(said)
+    others = texts_of(samples, {sample.key for sample in shown})
     return {
         "groups": groups,
         "pictures": pictures,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blip2ft.counted import counted
 from blip2ft.errors import plain_message
@@ -10,25 +11,36 @@ from blip2ft.report.reading import read_run
 from blip2ft.report.render import comparison_page, run_page
 from blip2ft.whole import check_writable, write_text
 
+if TYPE_CHECKING:
+    import torch
+
 FILE = "report.html"  # in a run's folder
 COMPARISON = "comparison.html"
 OURS = '<meta name="generator" content="blip2ft report">'
 HEAD = 4096  # bytes of a page within which that is
 
 
-def write_report(run: Path, out: Path | None = None) -> Path:
+def write_report(
+    run: Path,
+    out: Path | None = None,
+    *,
+    attention: int = 0,
+    dtype: "torch.dtype | None" = None,
+) -> Path:
     """Write a run's page, in place of an earlier one; return its file.
 
-    run: The run's folder. out: Where to write; None is report.html in the folder.
+    run: The run's folder. out: Where to write; None is report.html in the folder. attention: Of how
+    many answers to show where the model looks; then it is loaded, with what the run didn't train in
+    `dtype`.
 
-    Raises ValueError where the folder holds no run or a damaged one, and where there is a file in
-    the way that isn't such a page.
+    Raises ValueError where the folder holds no run or a damaged one, where there is a file in the
+    way that isn't such a page, and where the model is wanted and can't be loaded.
     """
     run = Path(run)
     out = run / FILE if out is None else out
     contents = read_run(run)
     check_own(out)
-    write_text(out, run_page(contents))
+    write_text(out, run_page(contents, attention, dtype))
     return out
 
 
@@ -68,7 +80,7 @@ def told_report(run: Path) -> str:
         return f"its scores, curves and answers on a page: {write_report(run)}"
     except Exception as error:
         told = plain_message(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"no {FILE} was written ({told}); to try again: blip2ft report {run}"
+        return f"warning: no {FILE} was written ({told}); to try again: blip2ft report {run}"
 
 
 def check_own(out: Path) -> None:

@@ -1,6 +1,6 @@
 """The scores of some evaluations side by side, with how sure they are and how far they differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,20 +25,19 @@ class Column:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of all columns; an interval without width where none is known.
+    """One score of all columns, without an interval where none is known; None where there is none.
 
     differences: to the first column, of each further one.
     """
 
     name: str
-    values: Sequence[Interval | None]
-    known: bool
+    values: Sequence[Interval | float | None]
     differences: Sequence[Difference | None]
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores, the one that matters first; notes: why an interval or a difference is missing."""
+    """Scores, the one that matters first; notes: why intervals or differences are missing."""
 
     columns: Sequence[str]
     rows: Sequence[ScoreRow]
@@ -48,22 +47,22 @@ class ScoreTable:
 def score_table(task: str, columns: Sequence[Column], first: str) -> ScoreTable:
     """The scores of `columns`, with that called `first` before the others."""
     notes: dict[str, None] = {}
-    sure: list[Mapping[str, Interval]] = []
-    apart: list[Mapping[str, Difference]] = []
-    for place, column in enumerate(columns):
-        sure.append(_or_note(lambda rows=column.rows: intervals(task, rows), column, notes))
-        if place:
-            pair = columns[0].rows, column.rows
-            apart.append(_or_note(lambda pair=pair: compare(task, *pair), column, notes))
-    names = dict.fromkeys(name for column in columns for name in column.scores if name != "step")
-    rows = []
-    for name in sorted(names, key=lambda name: name != first):
-        values = [
-            _sure(column.scores.get(name), found.get(name))
-            for column, found in zip(columns, sure, strict=True)
-        ]
-        known = all(name in found for found in sure)
-        rows.append(ScoreRow(name, values, known, [found.get(name) for found in apart]))
+    sure = [_noted(notes, column, intervals, task, column.rows) for column in columns]
+    apart = [
+        _noted(notes, column, compare, task, columns[0].rows, column.rows) for column in columns[1:]
+    ]
+    names = dict.fromkeys(name for column in columns for name in column.scores)
+    rows = [
+        ScoreRow(
+            name,
+            [
+                _sure(column.scores.get(name), found.get(name))
+                for column, found in zip(columns, sure, strict=True)
+            ],
+            [found.get(name) for found in apart],
+        )
+        for name in sorted(names, key=lambda name: name != first)
+    ]
     return ScoreTable([column.name for column in columns], rows, list(notes))
 
 
@@ -90,19 +89,21 @@ def _reciprocal_rank(row: Row) -> float | None:
     return 1 / (right[0] + 1) if right else 0.0
 
 
-def _or_note(found: Any, column: Column, notes: dict[str, None]) -> Any:
-    if not column.rows:
+def _noted(
+    notes: dict[str, None], column: Column, find: Callable[..., dict[str, Any]], *given: Any
+) -> dict[str, Any]:
+    """What `find` finds; {} where it can't, with the reason in `notes`."""
+    if not all(given):  # rows of predictions
+        if column.scores and not column.rows:
+            notes[f"{column.name}: its predictions are gone, and with them the intervals"] = None
         return {}
     try:
-        return found()
+        return find(*given)
     except ValueError as error:
         notes[f"{column.name}: {error}"] = None
         return {}
 
 
-def _sure(value: float | None, found: Interval | None) -> Interval | None:
-    if value is None:
-        return None
-    return (
-        Interval(value, value, value) if found is None else Interval(value, found.low, found.high)
-    )
+def _sure(value: float | None, found: Interval | None) -> Interval | float | None:
+    # the value of metrics.jsonl, whichever version wrote it
+    return value if value is None or found is None else Interval(value, found.low, found.high)

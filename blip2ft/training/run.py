@@ -15,6 +15,7 @@ resources.json       time, samples, memory and energy that it took, over its res
 training-data.json   how many images and texts it learned from
 checkpoints/         to resume from
 adapter/             what was trained, when the run has ended
+report.html          scores, curves and answers on a page, when the run has ended
 .lock                held while the run goes on, by its first process
 stopped.json         which signal stopped the run, until it goes on: --resume does
 """

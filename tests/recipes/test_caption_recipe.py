@@ -105,7 +105,7 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     assert found == {
         *("config.yaml", "base.json", "environment.json", "log.jsonl", "metrics.jsonl"),
         *("samples.json", "training-data.json", "resources.json"),
-        *("predictions", "checkpoints", "adapter", ".lock"),
+        *("predictions", "checkpoints", "adapter", "report.html", ".lock"),
     }
     again = parse("--config", str(run / "config.yaml"))
     assert again == parse(*[str(word) for word in tiny(opt_folder, photo_folder, run)])
@@ -125,6 +125,7 @@ def test_a_run_leaves_what_its_folder_promises(opt_folder, photo_folder, tmp_pat
     assert "scores on the validation split, 8 images\nit chose the best step, so they" in said
     assert said.count("8 of the 8 validation images are training images too") == 1
     assert f"best step {best} of 2; everything lies in {run}" in said
+    assert f"its scores, curves and answers on a page: {run / 'report.html'}" in said
     assert f"blip2ft export {run} --out FOLDER" in said
 
 

@@ -11,7 +11,9 @@
   const others = document.getElementById("others");
   const found = document.getElementById("found");
   const plain = (text) => text.normalize("NFKC").toLocaleLowerCase();
-  const cards = [...document.querySelectorAll(".sample")].map((card) => [card, plain(card.textContent)]);
+  // what was said, and no labels or numbers
+  const words = (card) => [...card.querySelectorAll("dd bdi, h4 bdi, .id bdi")].map((said) => said.textContent);
+  const cards = [...document.querySelectorAll(".sample")].map((card) => [card, plain(words(card).join("\n"))]);
   const groups = [...document.querySelectorAll(".group")].filter((group) => group !== others);
   const texts = answers.map((said) => plain(said.join("\n")));
   const number = (value) => value.toLocaleString("en");
@@ -44,23 +46,24 @@
   };
 
   const search = () => {
-    const words = plain(input.value).split(/\s+/).filter(Boolean);
-    const fits = (text) => words.every((word) => text.includes(word));
+    const asked = plain(input.value).split(/\s+/).filter(Boolean);
+    const fits = (text) => asked.every((word) => text.includes(word));
     let shown = 0;
     for (const [card, text] of cards) {
       card.hidden = !fits(text);
       shown += !card.hidden;
     }
     for (const group of groups) group.hidden = !group.querySelector(".sample:not([hidden])");
-    const more = words.length ? answers.filter((_, place) => fits(texts[place])) : [];
+    const more = asked.length ? answers.filter((_, place) => fits(texts[place])) : [];
     others.hidden = !more.length;
     found.replaceChildren(...more.slice(0, LISTED).map(cardOf));
-    const all = Number(count.dataset.all);
-    const some = all < Number(count.dataset.samples) ? `the first ${number(all)}` : number(all);
-    const cut = more.length > LISTED ? `, of which ${LISTED} are listed` : "";
-    count.textContent = words.length
-      ? `${number(shown + more.length)} of ${some} answers: ${number(shown)} with a picture, ${number(more.length)} without${cut}`
-      : `${number(shown)} answers with a picture; a search looks at ${some}`;
+    const { searched, samples } = count.dataset;
+    const all = number(Number(samples));
+    const among = searched === samples ? all : `${number(Number(searched))} that are searched, of ${all}`;
+    const cut = more.length > LISTED ? `; ${LISTED} of those without a picture are listed` : "";
+    count.textContent = asked.length
+      ? `${number(shown + more.length)} of ${among} answers${cut}`
+      : `${number(shown)} of ${all} answers are shown; a search looks at ${searched === samples ? "all" : number(Number(searched))}`;
   };
   input.addEventListener("input", search);
   box.hidden = false;
