@@ -23,6 +23,13 @@ from blip2ft.whole import WRITING
 
 Config = TypeVar("Config")
 
+# What a disk answers that takes no more.
+FULL = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "your share of the disk is full (quota)",
+    errno.EFBIG: "the disk, or a limit (ulimit -f), allows no larger file",
+}
+
 # What a setting that is a mapping may be.
 MAPPINGS = {"quantize": "{language: nf4}", "model.attention": "{vision: sdpa}"}
 
@@ -130,7 +137,7 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
         status = 128 + signal.SIGPIPE
     except Exception as error:
         # by any other error, of a connection say, a process notices that another one was lost
-        ours = isinstance(error, ValueError | OSError) or _disk_is_full(error)
+        ours = isinstance(error, ValueError | OSError) or _full_disk(error)
         if not ours and lost_another():
             status = 1
         else:
@@ -152,20 +159,22 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
 
 
 def _told(error: Exception) -> str:
-    if _disk_is_full(error):
+    if full := _full_disk(error):
         name = getattr(error, "filename", None)
         where = f" at {name}" if name else ""
         return (
-            f"no space left on the disk{where}; what was saved before is whole: free some space "
-            "and run the same command again, a training run with --resume"
+            f"{full}{where}; what was saved before is whole: free some space and run the same "
+            "command again, a training run with --resume"
         )
     return plain_message(error)
 
 
-def _disk_is_full(error: Exception) -> bool:
-    """Whether there is no space left; safetensors' error says so in its text alone."""
+def _full_disk(error: Exception) -> str:
+    """In which way there is no space left, or ""; safetensors' error says it in its text alone."""
     number = getattr(error, "errno", None)
-    return number == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)
+    return next(
+        (said for n, said in FULL.items() if number == n or f"(os error {n})" in str(error)), ""
+    )
 
 
 def _keys(config_class: Any, prefix: str = "") -> list[str]:

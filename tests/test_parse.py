@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -397,3 +398,13 @@ def test_a_full_disk_says_what_to_do(capsys, error):
     assert ("/x/y" in err) == isinstance(error, OSError)
     assert "--resume" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.EDQUOT, "error: your share"), (errno.EFBIG, "error: the disk, or")]
+)
+def test_a_limit_of_what_may_be_written_is_told_as_a_full_disk_is(capsys, number, said):
+    status, err = stop_status(raising(OSError(number, os.strerror(number), "/x/y")), capsys)
+    assert status == 2
+    assert err.startswith(said)
+    assert "at /x/y; what was saved before is whole: free some space" in err

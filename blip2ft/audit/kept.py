@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.audit.contents import Picture, held_in
-from blip2ft.audit.looks import Look
+from blip2ft.audit.looks import Look, look_of
 from blip2ft.data.arrow import Row
 from blip2ft.data.counts import fingerprint
 from blip2ft.data.remote import Remote
@@ -97,7 +97,7 @@ class Kept:
         for line in lines:
             try:
                 kept = json.loads(line)
-                self.looks[kept["key"]] = Look(**kept["look"])
+                self.looks[kept["key"]] = look_of(kept["look"])
             except (ValueError, KeyError, TypeError):
                 self.damaged += 1
         if self.damaged or unfinished:

@@ -7,9 +7,9 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,6 +68,15 @@ def look_at(source: Any) -> Look:
         return Look("unreadable", error.strerror or str(error))
     except ValueError as error:  # of a tar that has become too short
         return Look("unreadable", str(error))
+
+
+def look_of(kept: Mapping[str, Any]) -> Look:
+    """A look as `asdict` made it; raises TypeError where a value is missing, unknown or no such."""
+    look = Look(**kept)
+    for field in fields(Look):
+        if type(kept.get(field.name)) is not type(field.default):
+            raise TypeError(f"{field.name} is {kept.get(field.name)!r}")
+    return look
 
 
 def face_pixels(look: Look) -> np.ndarray:

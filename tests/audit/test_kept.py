@@ -1,8 +1,10 @@
 """What was seen is kept as long as the file stays what it was, and nothing else is overwritten."""
 
+import json
 import os
 import re
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from pictures import encoded, picture
 from blip2ft.audit.audit import audit
 from blip2ft.audit.contents import Picture
 from blip2ft.audit.kept import LOOKS, Kept, keys_of
+from blip2ft.audit.looks import Look
 from blip2ft.audit.reading import Source
 from blip2ft.data.tar import Part
 from blip2ft.whole import alone
@@ -62,7 +65,17 @@ def test_a_line_that_a_kill_cut_off_is_seen_again():
     assert look_over().kept == 4
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b"\xff", b'{"key": "x", "look": {"size": 1}}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"[1]",
+        b"\xff",
+        b'{"key": "x", "look": {"size": 1}}',
+        b'{"key": "x", "look": {"width": 8}}',
+        json.dumps({"key": "x", "look": asdict(Look()) | {"width": "8"}}).encode(),
+    ],
+)
 def test_damaged_lines_are_told_and_their_images_seen_again(line):
     first = look_over()
     lines = Path("out", LOOKS).read_bytes().split(b"\n")
