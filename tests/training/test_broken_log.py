@@ -1,26 +1,16 @@
 """Broken samples are counted exactly, told, and stop a run where they are too many."""
 
 import logging
-import multiprocessing
-import os
 import re
-import socket
-from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import nn
+from two_processes import train_on_two
 
-import blip2ft.training.loop
 from blip2ft.data.broken import Broken
-from blip2ft.errors import Interrupted
 from blip2ft.training.broken import BrokenLog, allowed
-from blip2ft.training.loop import train
-from blip2ft.training.milestones import Milestones
 from blip2ft.training.run import read_lines
 
 
@@ -164,56 +154,16 @@ def test_every_hundredth_is_told_after_a_resume_on_other_processes_too(tmp_path,
     assert told == ["7", "8", "9", "99"]
 
 
-def one_of_two(rank: int, run: Path, port: int) -> None:
-    """The real loop on one of two processes; the second comes by broken samples only."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    os.environ |= dict(zip(names, map(str, (rank, rank, 2, "127.0.0.1", port)), strict=True))
-    AcceleratorState._reset_state(True)
-    accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == 2
-    blip2ft.training.loop.set_train_mode = nn.Module.train  # of a model of one part
-    model = nn.Sequential(OrderedDict(language_projection=nn.Linear(2, 1)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    log = BrokenLog(run, accelerator, max_broken=0.01, batch_size=4)
-    broken = [Broken("x.tar: 1", "damaged")] if rank else []
-    batches = [{"x": torch.ones(2, 2), "broken": broken, "asked": 2} for _ in range(20)]
-    try:
-        train(
-            accelerator=accelerator,
-            run=run,
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            batches=lambda first, last: log.watch(batches, first_step=first, accumulation=1),
-            accumulation=1,
-            steps=20,
-            loss=lambda model, batch: model(batch["x"]).sum(),
-            count=lambda batch: 2,
-            evaluate=lambda step: {"score": 0.0},
-            origins=lambda step: [],
-            milestones=Milestones(99, 99, best_metric="score"),
-        )
-    except (ValueError, Interrupted) as error:
-        (run / f"told-{rank}").write_text(f"{type(error).__name__}: {error}")
-    os._exit(0)  # not to end what the test's own process had begun
-
-
 def test_when_one_process_stops_the_others_do_too(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=one_of_two, args=(r, tmp_path, port)) for r in (0, 1)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in both] == [0, 0]
-    assert (tmp_path / "told-0").read_text().startswith("ValueError: another process can't go on")
-    assert re.match(r"ValueError: \d of \d+ samples can't", (tmp_path / "told-1").read_text())
+    def own(rank: int, accelerator) -> dict:
+        log = BrokenLog(tmp_path, accelerator, max_broken=0.01, batch_size=4)
+        broken = [Broken("x.tar: 1", "damaged")] if rank else []
+        batches = [{"x": torch.ones(2, 2), "broken": broken, "asked": 2} for _ in range(20)]
+        return {"batches": lambda first, _: log.watch(batches, first_step=first, accumulation=1)}
+
+    first, second = train_on_two(tmp_path, own)
+    assert first.startswith("ValueError: another process can't go on")
+    assert re.match(r"ValueError: \d of \d+ samples can't", second)
     (saved,) = (tmp_path / "checkpoints").iterdir()
     step = int(saved.name.removeprefix("step-"))
     rows = read_lines(tmp_path / "broken.jsonl")

@@ -5,17 +5,13 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from small_run import small_run
-from torch import nn
+from two_processes import train_on_two
 
 import blip2ft.training.checkpoint as checkpoint
 import blip2ft.training.keeping
@@ -25,7 +21,6 @@ import blip2ft.training.stored as stored
 from blip2ft.errors import Interrupted
 from blip2ft.tasks.caption import caption_loss
 from blip2ft.training import signals
-from blip2ft.training.loop import train
 from blip2ft.training.milestones import Milestones
 from blip2ft.training.run import read_lines
 from blip2ft.training.stored import checkpoint_of, damage_of, list_checkpoints, read_state
@@ -245,53 +240,10 @@ def test_a_best_that_is_damaged_at_the_end_gives_way_to_the_next(
         small_run(opt_folder, photo_folder, tmp_path / "other", steps=1)
 
 
-def one_of_two(rank: int, run: Path, port: int, what: str) -> None:
-    """The real loop on one of two processes, of which the first can't save, or the second stops."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    os.environ |= dict(zip(names, map(str, (rank, rank, 2, "127.0.0.1", port)), strict=True))
-    AcceleratorState._reset_state(True)
-    accelerator = Accelerator(cpu=True)
-    blip2ft.training.loop.set_train_mode = nn.Module.train  # of a model of one part
-    if what == "full":
-        checkpoint.write_checkpoint = failing_from(3)
-    model = nn.Sequential(OrderedDict(language_projection=nn.Linear(2, 1)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    asked = []
-
-    def count(batch) -> int:
-        asked.append(1)
-        if what == "signal" and rank and len(asked) == 5:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return 2
-
-    try:
-        train(
-            accelerator=accelerator,
-            run=run,
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            batches=lambda first, last: iter([{"x": torch.ones(2, 2)}] * 20),
-            accumulation=1,
-            steps=20,
-            loss=lambda model, batch: model(batch["x"]).sum(),
-            count=count,
-            evaluate=lambda step: {"score": 0.0},
-            origins=lambda step: [],
-            milestones=Milestones(99, 3, best_metric="score"),
-        )
-    except (ValueError, Interrupted) as error:
-        number = getattr(error, "signal_number", "")
-        (run / f"told-{rank}").write_text(f"{type(error).__name__} {number}: {error}")
-    os._exit(0)  # not to end what the test's own process had begun
-
-
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("full", r"ValueError : .*step-00000003 can't be saved: No space left"),
+        ("full", r"ValueError: .*step-00000003 can't be saved: No space left"),
         (
             "signal",
             rf"Interrupted {signal.SIGUSR1}: stopped; the state is saved in .*step-00000004",
@@ -300,18 +252,21 @@ def one_of_two(rank: int, run: Path, port: int, what: str) -> None:
     ids=["full", "signal"],
 )
 def test_what_stops_one_of_two_processes_stops_both_in_the_same_words(tmp_path, what, told):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=one_of_two, args=(r, tmp_path, port, what)) for r in (0, 1)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in both] == [0, 0]
-    for rank in (0, 1):
-        assert re.match(told, (tmp_path / f"told-{rank}").read_text())
+    asked = []
+
+    def count(batch) -> int:
+        asked.append(1)
+        if len(asked) == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return 2
+
+    def own(rank: int, _) -> dict:
+        if what == "full":
+            checkpoint.write_checkpoint = failing_from(3)  # which the first process calls
+        signalled = {"count": count} if what == "signal" and rank else {}
+        return {"milestones": Milestones(99, 3, best_metric="score"), **signalled}
+
+    for said in train_on_two(tmp_path, own):
+        assert re.match(told, said)
     steps = [read_state(path)["step"] for path in list_checkpoints(tmp_path / "checkpoints")]
     assert steps == ([] if what == "full" else [3, 4])
