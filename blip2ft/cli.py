@@ -14,6 +14,7 @@ from blip2ft.commands.attend import add_attend
 from blip2ft.commands.cache import add_cache
 from blip2ft.commands.capfilt import add_capfilt
 from blip2ft.commands.caption import add_caption
+from blip2ft.commands.card import add_card
 from blip2ft.commands.check import add_check
 from blip2ft.commands.compare import add_compare
 from blip2ft.commands.convert import add_convert
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         add_shard,
         add_export,
         add_push,
+        add_card,
         add_convert,
         add_assemble,
         add_capfilt,

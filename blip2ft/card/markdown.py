@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 LONGEST = 200  # characters of a caption or an answer
-# What Markdown, HTML and the templates of sites read as more than a character.
-SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|~$:@])")
+# What Markdown, HTML and the templates of sites read as more than a character: anywhere, and where
+# a line begins.
+SPECIAL = re.compile(r"[\\`*_{}\[\]#|~$:@]|^[-+=]")
 # They turn the text around them.
 BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
@@ -19,8 +20,8 @@ def plain(text: object, longest: int = LONGEST) -> str:
         line = line[: longest - 1] + "…"
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # a letter's number, as braces escaped by a backslash are still a template's
-    line = SPECIAL.sub(lambda found: f"&#{ord(found[1])};", line)
-    return re.sub(r"^(\d+)\.", r"\1&#46;", line) or "(nothing)"
+    line = SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line)
+    return re.sub(r"^(\d+)\.(?= |$)", r"\1&#46;", line) or "(nothing)"
 
 
 def code(text: str) -> str:

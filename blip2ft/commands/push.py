@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from blip2ft.commands.card import add_card_options, read_answers
 from blip2ft.commands.options import command
 from blip2ft.quiet import quiet_libraries
 
@@ -38,9 +39,8 @@ def add_push(commands: Any) -> None:
         action="store_true",
         help="replace files that another run or another hand put there; nothing is ever deleted",
     )
-    card = parser.add_mutually_exclusive_group()
-    card.add_argument("--about", type=Path, metavar="FILE.yaml", help="what you say for the card")
-    card.add_argument(
+    add_card_options(parser)
+    parser.add_argument(
         "--card", type=Path, metavar="FILE.md", help="a card that you wrote, instead of a made one"
     )
     parser.add_argument(
@@ -65,8 +65,14 @@ def add_push(commands: Any) -> None:
 def _push(arguments: argparse.Namespace) -> int:
     if arguments.samples < 0:
         raise ValueError(f"--samples is {arguments.samples}: 0 or more are allowed")
+    if arguments.card and (arguments.about or arguments.say or arguments.by):
+        raise ValueError(
+            "--card is taken as it is, so --about, --say and --by add nothing to it; leave them "
+            "out, or leave out --card"
+        )
     if arguments.card and not arguments.card.is_file():
         raise ValueError(f"there is no card at {arguments.card}; leave --card out to have one made")
+    said = read_answers(arguments)
     quiet_libraries()
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
@@ -95,12 +101,8 @@ def _push(arguments: argparse.Namespace) -> int:
         look(api, target, set())  # before a model is merged for minutes
     options = {"merged": arguments.merged, "dtype": arguments.dtype, "samples": arguments.samples}
     options |= {"base_repo": arguments.base_repo, "look_up": not arguments.dry_run}
-    said = {}
-    if arguments.about:
-        from blip2ft.card.said import read_said
-
-        said = read_said(arguments.about)
-    with outgoing(run, said=said, card=arguments.card, **options) as going:
+    options |= {"repo": target.repo, "said": said, "fields": arguments.by}
+    with outgoing(run, card=arguments.card, **options) as going:
         check_nothing_private(going, {*arguments.allow, *target.repo.split("/")})
         sizes = going.sizes()
         branch = "a pull request" if target.pull_request else target.revision or "main"
@@ -109,7 +111,10 @@ def _push(arguments: argparse.Namespace) -> int:
             print(f"{told_size(size):>10}  {name}")
         print(f"{told_size(sum(sizes.values())):>10}  in {len(sizes)} files")
         if going.lacking:
-            print(f"the card lacks what only you know (--about): {', '.join(going.lacking)}")
+            print(
+                "the card lacks what only you know (--say or --about, see blip2ft card): "
+                f"{', '.join(going.lacking)}"
+            )
         if arguments.dry_run:
             print("nothing was sent: this is a dry run")
             return 0

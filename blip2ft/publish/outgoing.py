@@ -13,7 +13,7 @@ checkpoints and the optimizer's state stay where they are, and so do absolute pa
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
+from blip2ft.card.card import Card, model_card
+from blip2ft.card.facts import Release
 from blip2ft.export import export_run
 from blip2ft.finetuned import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, FULL_FILE, LORA_FILE, read_description
@@ -50,32 +52,32 @@ class Outgoing:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file."""
-        return {
-            name: len(one) if isinstance(one, bytes) else one.stat().st_size
-            for name, one in self.files.items()
-        }
+        return _sizes(self.files)
 
 
 @contextmanager
 def outgoing(
     run: Path,
     *,
+    repo: str | None = None,
     merged: bool = False,
     dtype: str = "fp32",
     base_repo: str | None = None,
     look_up: bool = True,
     samples: int = 8,
     said: Mapping[str, Any] | None = None,
+    fields: Sequence[str] | None = None,
     card: Path | None = None,
 ) -> Iterator[Outgoing]:
     """The files of `run` that go to the hub, while the body runs.
 
-    merged: the exported model in `dtype`, which is made in a temporary folder, for the adapter.
+    repo: where they go to, for the card. merged: the exported model in `dtype`, which is made in a
+      temporary folder, for the adapter.
     base_repo: hub id of the base, where the run's is a folder; without `look_up` it isn't looked
       up, so that neither its commit nor whether it is the same model is known. What is merged is
       merged into the folder while it is there.
     samples: how many answers of the last evaluation; said: what a person says for the card;
-    card: one that is written already.
+    fields: by which the card tells results apart; card: one that is written already.
 
     Raises ValueError for what is no run or hasn't ended, and for an adapter whose base nobody else
     has or isn't `base_repo`.
@@ -109,11 +111,15 @@ def outgoing(
         said = dict(said or {})
         if base_repo is not None:
             said.setdefault("base_model", base_repo)
-        text, lacking = _card(run, said) if card is None else (card.read_text("utf-8"), [])
-        files = {"README.md": scrub_text(text, stand_ins).encode(), **files}
+        if card is None:
+            release = _release(files, repo=repo, merged=merged, fields=fields, samples=samples)
+            made = model_card(run, said, release)
+        else:
+            made = Card(card.read_text("utf-8"), [])
+        files = {"README.md": scrub_text(made.text, stand_ins).encode(), **files}
         local = [str(run.resolve()), *(path for path in (base, stage1) if path)]
         local = [path for path in local if Path(path).is_absolute()]
-        yield Outgoing(files, lacking, local, " ".join(map(str, said.values())))
+        yield Outgoing(files, made.missing, local, " ".join(map(str, said.values())))
 
 
 def check_nothing_private(sent: Outgoing, allowed: Collection[str] = ()) -> None:
@@ -207,11 +213,26 @@ def last_answers(run: Path, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _card(run: Path, said: Mapping[str, Any]) -> tuple[str, list[str]]:
-    from blip2ft.card import model_card
+def _release(
+    files: Mapping[str, Path | bytes],
+    *,
+    repo: str | None,
+    merged: bool,
+    fields: Sequence[str] | None,
+    samples: int,
+) -> Release:
+    """How a card tells of what goes out."""
+    weights = {name: size for name, size in _sizes(files).items() if name.endswith(".safetensors")}
+    chosen = None if fields is None else tuple(fields)
+    shown = min(samples, Release.examples)  # none where no answers shall go out
+    return Release(repo, merged=merged, weights=weights, fields=chosen, examples=shown)
 
-    card = model_card(run, said)
-    return card.text, list(card.missing)
+
+def _sizes(files: Mapping[str, Path | bytes]) -> dict[str, int]:
+    return {
+        name: len(one) if isinstance(one, bytes) else one.stat().st_size
+        for name, one in files.items()
+    }
 
 
 def _json(value: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import types
 from pathlib import Path
 
@@ -24,9 +23,7 @@ from blip2ft.models.parts import PARTS, set_trainable
 @pytest.fixture(autouse=True)
 def card(monkeypatch):
     made = types.SimpleNamespace(text="---\nlicense: mit\n---\n", missing=[])
-    module = types.ModuleType("blip2ft.card")
-    module.model_card = lambda run, said: made
-    monkeypatch.setitem(sys.modules, "blip2ft.card", module)
+    monkeypatch.setattr("blip2ft.publish.outgoing.model_card", lambda *_: made)
 
 
 def files_of(folder):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 import types
 
 import pytest
@@ -25,9 +24,7 @@ CARD = "---\nlicense: mit\n---\n# Birds\n"
 def card(monkeypatch):
     """A short card in place of a run's; its text can be changed."""
     made = types.SimpleNamespace(text=CARD, missing=["license"])
-    module = types.ModuleType("blip2ft.card")
-    module.model_card = lambda run, said: made
-    monkeypatch.setitem(sys.modules, "blip2ft.card", module)
+    monkeypatch.setattr("blip2ft.publish.outgoing.model_card", lambda *_: made)
     return made
 
 
@@ -50,7 +47,9 @@ def test_a_push_is_one_commit_of_the_adapter_its_card_and_its_record(hub, run, p
     assert repo.files["README.md"].decode() == CARD
     assert f"{hub.url}/anna/birds/commit/{commit.oid}" in out
     assert "use it: blip2ft caption IMAGE --model anna/birds\n" in out
-    assert "the card lacks what only you know (--about): license\n" in out
+    assert (
+        "the card lacks what only you know (--say or --about, see blip2ft card): license\n" in out
+    )
 
 
 def test_neither_data_nor_paths_nor_checkpoints_go_out(hub, run, push):
