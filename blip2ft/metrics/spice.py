@@ -19,6 +19,7 @@ from blip2ft.metrics.java import MetricUnavailable, java_command, program_folder
 from blip2ft.metrics.ptb import tokenize
 
 MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+FETCH = f"{sys.executable} -m pycocoevalcap.spice.get_stanford_models"
 SECONDS_TO_LOAD = 600
 SECONDS_PER_SAMPLE = 2
 
@@ -41,11 +42,10 @@ def spice_scores(
         MetricUnavailable: Java, pycocoevalcap or the models are missing, or the program failed.
     """
     folder, java = program_folder("spice"), java_command("spice")
-    missing = [name for name in MODELS if not (folder / "lib" / name).exists()]
-    if missing:
+    if missing := missing_models(folder):
         raise MetricUnavailable(
             f"SPICE needs {' and '.join(missing)} in {folder / 'lib'}. With a network, download "
-            f"them once: {sys.executable} -m pycocoevalcap.spice.get_stanford_models"
+            f"them once: {FETCH}"
         )
     samples = [
         {
@@ -60,6 +60,11 @@ def spice_scores(
     by_id = {result["image_id"]: float(result["scores"]["All"]["f"]) for result in results}
     scores = [by_id[index] for index in range(len(samples))]
     return {"spice": sum(scores) / len(scores)}, {"spice": scores}
+
+
+def missing_models(folder: Path) -> list[str]:
+    """Which models aren't in the program's folder."""
+    return [name for name in MODELS if not (folder / "lib" / name).exists()]
 
 
 def _run(java: str, folder: Path, scratch: Path, samples: list[dict]) -> list[dict]:

@@ -25,10 +25,11 @@ class EnergyMeter:
     """
 
     def __init__(self, gpus: Sequence[str]) -> None:
-        # it speaks before it is told how loud
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         from codecarbon import OfflineEmissionsTracker
         from codecarbon.output_methods.base_output import BaseOutput
+
+        # it speaks before it is told how loud, and its import lets it
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
 
         class Kept(BaseOutput):
             total: Any = None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from blip2ft.doctor.launch import check_gpus, launch_line
 from blip2ft.doctor.machine import EXTRAS, machine_lines
+from blip2ft.metrics.spice import MODELS
 from blip2ft.plan.gpu import Gpu
 from blip2ft.training.run import environment
 
@@ -57,6 +58,18 @@ def test_the_machine_is_told():
     assert "precision" in said
     assert EXTRAS.keys() <= said.keys()
     assert all(text.startswith(("yes: ", "no, pip install ")) for text in map(said.get, EXTRAS))
+
+
+@pytest.mark.parametrize("models", [True, False])
+def test_of_spice_it_is_told_whether_its_models_are_here(monkeypatch, tmp_path, models):
+    monkeypatch.setattr("blip2ft.doctor.machine.find_spec", lambda name: name)
+    monkeypatch.setattr("blip2ft.metrics.java.program_folder", lambda _: tmp_path)
+    (tmp_path / "lib").mkdir()
+    for name in MODELS if models else ():
+        (tmp_path / "lib" / name).touch()
+    said = dict(machine_lines())["java"]
+    assert said.startswith("yes: METEOR and SPICE")
+    assert said.endswith("-m pycocoevalcap.spice.get_stanford_models") == (not models)
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch):

@@ -3,6 +3,8 @@
 import json
 import logging
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,13 @@ def test_codecarbon_reads_energy_and_leaves_nothing(tmp_path, monkeypatch, caplo
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+
+
+def test_codecarbon_says_nothing_when_it_is_first_imported():
+    pytest.importorskip("codecarbon")
+    program = "from blip2ft.training.energy import EnergyMeter; EnergyMeter([]).stop()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_without_codecarbon_or_on_another_process_nothing_is_metered(monkeypatch):
