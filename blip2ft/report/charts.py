@@ -59,12 +59,12 @@ class Chart:
 
     Args:
         key: A word that no other chart of the page has, for ids.
-        names: Of the curves, in the order of the colours.
+        legend: The number of each colour, from 1, and whose it is; () where there is only one.
     """
 
     key: str
     title: str
-    names: Sequence[str]
+    legend: Sequence[tuple[int, str]]
     svg: Markup
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -75,14 +75,15 @@ def curve_chart(
 ) -> Chart | None:
     """Curves over the steps, thinned; a band from lowest to highest where there is one curve.
 
-    mark: a step to be pointed out. None where no curve has a point.
+    A run keeps its colour where others have no point. mark: a step to be pointed out. None where no
+    curve has a point.
     """
-    curves = [curve for curve in curves if curve.points]
-    if not curves:
-        return None
     several = len(curves) > 1
+    drawn = [(place, curve) for place, curve in enumerate(curves) if curve.points]
+    if not drawn:
+        return None
     figure, (axes,) = _figure(HEIGHT)
-    for place, curve in enumerate(curves):
+    for place, curve in drawn:
         points = thin(curve.points)
         steps, means = [p.step for p in points], [p.mean for p in points]
         colour, few = SERIES[place if several else ALONE], len(points) <= LISTED
@@ -102,16 +103,16 @@ def curve_chart(
     if mark is not None:
         axes.axvline(mark, color=TEXT, linewidth=1, linestyle=(0, (2, 3)), zorder=0)
     _over_steps(axes)
-    told = " ".join(_told(title, curve) for curve in curves)
+    told = " ".join(_told(title, curve) for _, curve in drawn)
     return Chart(
         key,
         title,
-        [curve.name for curve in curves] if several else [],
+        [(place + 1, curve.name) for place, curve in drawn] if several else [],
         _svg(figure, key, title, told),
         (*(("Run",) if several else ()), "Step", "Lowest", "Mean", "Highest"),
         [
             (*((curve.name,) if several else ()), f"{p.step:,}", *map(number, values))
-            for curve in curves
+            for _, curve in drawn
             for p in thin(curve.points, LISTED)
             for values in [(p.low, p.mean, p.high)]
         ],
@@ -159,7 +160,8 @@ def score_chart(
         for name, intervals in scores
     )
     head = ("Score", "Of", "Value", "From", "To")
-    return Chart(key, title, list(names), _svg(figure, key, title, f"{told}."), head, rows)
+    legend = list(enumerate(names, 1))
+    return Chart(key, title, legend, _svg(figure, key, title, f"{told}."), head, rows)
 
 
 def _figure(height: float, rows: int = 1) -> "tuple[Figure, list[Axes]]":

@@ -41,7 +41,7 @@ def said_of(run: Contents) -> str:
     name = run.settings["model"]["name"]
     if not run.trains:
         done = f"{name} as it is, on the {run.split} split; nothing was trained."
-        return done if run.after else f"{done} It hasn't been evaluated yet."
+        return done if run.ended else f"{done} It hasn't been evaluated yet."
     steps = counted(max((row.get("step", 0) for row in run.log), default=0), "step")
     if not run.ended:
         so_far = f"{name}, trained for {steps} so far."

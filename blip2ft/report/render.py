@@ -46,9 +46,12 @@ def run_page(run: Contents, attention: int = 0, dtype: "torch.dtype | None" = No
 
     Raises ValueError, with attention alone, as `looks_of` does.
     """
-    columns = [Column("before", run.before, run.answers_before)] if run.before else []
-    columns += [Column("after" if columns else "score", run.after, run.answers_after)]
-    columns = [column for column in columns if column.scores]
+    # what is answered may have nothing to be scored against, as a challenge's test set
+    columns = [
+        Column("before", run.before, run.answers_before),
+        Column("after" if run.trains else "answer", run.after, run.answers_after),
+    ]
+    columns = [column for column in columns if column.scores or column.rows]
     table = score_table(run.task, columns, run.metric)
     samples = _samples(run.task, columns)
     groups = groups_of(samples)

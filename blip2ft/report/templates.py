@@ -12,7 +12,7 @@ from blip2ft.pages import COLOURS, readable
 from blip2ft.report.curves import score
 
 PAGE = Path(__file__).parent / "page"
-LONG = 280  # characters of a text that are shown at once
+LONG = 240  # characters of a text that are shown at once
 LONGEST = 12_000  # and of one that is shown at all
 
 
