@@ -19,8 +19,8 @@ from blip2ft.attention.look import Look
 # Perceptually uniform, and read alike by those who see red and green as one.
 COLOURS = "viridis"
 OPACITY = 0.6
-EVEN = "times an even look"
-MOST = "with its most in times an even look"
+EVEN = "times that of an even look"
+MOST = "and how many times that of an even look its highest patch has"
 DIAGNOSTIC = (
     "A diagnostic: attention weighed by gradients (Grad-CAM). It tells what the score hangs on in "
     "one step of the computation, and is no explanation of it."

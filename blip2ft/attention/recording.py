@@ -16,9 +16,10 @@ def recorded(model: Any) -> Iterator[list[Tensor]]:
     A layer's is (B, heads, Q, S), S with the class token, and in the graph that gives the layer's
     output. Only eager attention computes it, so that is what the Q-Former uses meanwhile.
 
-    Raises ValueError in training mode, where dropout would be in it.
+    Raises ValueError in training mode, also of a part such as a new LoRA, where dropout would be in
+    it.
     """
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode, whose dropout changes maps; use .eval()")
     qformer = model.qformer
     before = qformer.config._attn_implementation
