@@ -50,9 +50,7 @@ def energy_of(facts: Facts) -> Energy | None:
     seconds = (resources.get("seconds") or {}).get("total")
     if watts is None or seconds is None:
         return None
-    names = resources.get("devices") or ["cpu"]
-    # processes on CPUs share those of their machine
-    devices = resources.get("machines", 1) if set(names) == {"cpu"} else len(names)
+    devices = len(facts.devices) or 1
     told = (
         f"**estimated**, not measured: {counted(devices, 'device')} at {watts} W, as its authors "
         f"say, for all of {span(seconds)}; the machine around them isn't in it"

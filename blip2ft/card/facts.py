@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,20 @@ class Facts:
         """Whether peft alone loads all that was trained, at the image size of the training."""
         resized = self.settings["model"]["image_size"] is not None
         return self.trained.get("lora") is not None and not resized and FULL_FILE not in self.files
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of what it was trained on; processes on CPUs share those of their machine."""
+        found = self.resources.get("devices") or []
+        if set(found) != {"cpu"}:
+            return list(found)
+        return [f"{self.resources.get('cpu') or 'CPU'} (CPU)"] * self.resources.get("machines", 1)
+
+    @property
+    def hardware(self) -> str:
+        """The devices, as text, with how many there are of each; "" where that isn't known."""
+        counts = Counter(self.devices or self.environment.get("gpus") or ())
+        return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
 
     @property
     def files(self) -> set[str]:

@@ -16,12 +16,12 @@ CALCULATOR = (
 def impact(facts: Facts) -> str:
     energy, intensity = energy_of(facts), intensity_of(facts)
     seconds = (facts.resources.get("seconds") or {}).get("total")
-    processes = facts.resources.get("processes") or 1
+    devices = len(facts.devices)
     hours = "not recorded by the version that trained it"
     if seconds is not None:
         hours = f"{seconds / 3600:,.2f} h ({span(seconds)})"
-        if processes > 1:
-            hours += f", on each of {processes} devices: {processes * seconds / 3600:,.2f} in all"
+        if devices > 1:
+            hours += f", on each of {devices} devices: {devices * seconds / 3600:,.2f} in all"
     country = intensity.country if intensity else None
     lines = {
         "Hardware Type": hardware(facts),
@@ -55,15 +55,8 @@ def grams_of(facts: Facts) -> float | None:
 
 
 def hardware(facts: Facts) -> str:
-    """The devices that it was trained on, with how many there are of each."""
-    found, cpu = facts.resources, facts.resources.get("cpu")
-    devices = found.get("devices") or facts.environment.get("gpus") or []
-    if not devices:
-        return "not recorded by the version that trained it"
-    names = dict.fromkeys(plain(f"{cpu} (CPU)" if one == "cpu" and cpu else one) for one in devices)
-    counts = [devices.count(one) for one in dict.fromkeys(devices)]
-    named = zip(names, counts, strict=True)
-    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in named)
+    """What it was trained on, as Markdown."""
+    return plain(facts.hardware or "not recorded by the version that trained it")
 
 
 def _number(value: float) -> str:

@@ -91,14 +91,13 @@ def _emissions(facts: Facts) -> dict[str, Any] | None:
     measured = energy.get("kwh") is not None
     source = energy["measured_by"] if measured else "estimated from the devices' watts and the time"
     resources = facts.resources
-    devices = resources.get("devices") or []
     hours = (resources.get("seconds") or {}).get("total", 0) / 3600
     found: dict[str, Any] = {
         "emissions": float(f"{grams:.4g}"),
         "source": _line(source),
         "training_type": "pre-training" if facts.is_streamed else "fine-tuning",
         "geographical_location": facts.said.get("country") or energy.get("country"),
-        "hardware_used": _line(f"{len(devices)} x {devices[0]}") if devices else None,
+        "hardware_used": _line(facts.hardware) or None,
         "hours_used": float(f"{hours:.4g}"),
     }
     return {name: value for name, value in found.items() if value is not None}

@@ -45,8 +45,10 @@ def factors(facts: Facts, scores: Scores) -> str:
 
 def metrics(facts: Facts, scores: Scores) -> str:
     lines = told_metrics(facts.task, facts.run.after, facts.run.answers_after)
+    # what it says of CIDEr-D comes last
+    method = METHOD if facts.task == "caption" else METHOD.partition(";")[0]
     interval = (
-        f"In brackets behind a score is its interval ({METHOD}): other images of the same kind "
+        f"In brackets behind a score is its interval ({method}): other images of the same kind "
         "would have given scores like these. Of another seed of training it tells nothing."
     )
     if scores.images < 30:
@@ -87,8 +89,11 @@ def results_summary(facts: Facts, scores: Scores) -> str:
         told += f", and was {_value(main.before, main.interval_before)} before training"
     if not scores.changes:
         return f"{told}."
-    changed = ", ".join(f"{count:,} {how}" for how, count in scores.changes.items())
-    return f"{told}. Of {counted(scores.records, 'answer')} against those before: {changed}."
+    count, of = counted(scores.records, TASKS[facts.task].inputs), scores.changes
+    return (
+        f"{told}. Of {count}, {of['better']:,} score better than before, {of['the same']:,} the "
+        f"same and {of['worse']:,} worse."
+    )
 
 
 def again(facts: Facts) -> str:
@@ -96,7 +101,12 @@ def again(facts: Facts) -> str:
     run, repo = facts.run, facts.repo
     words = ["blip2ft", "evaluate", facts.task, "--config", "run/config.yaml"]
     words += ["--model", repo, "--split", run.split]
-    words += [f"--data.{run.split}.source", "YOUR_COPY"]
+    source = facts.settings["data"][run.split]
+    for name in ("source", "annotations", "images", "image_root"):
+        if source.get(name) and source["format"] != "huggingface":
+            words += [f"--data.{run.split}.{name}", f"YOUR_{name.upper()}"]
+    if facts.settings.get("candidates"):
+        words += ["--candidates", "YOUR_CANDIDATES"]
     if facts.release.fields:
         words += ["--by", *facts.release.fields]
     return (

@@ -36,8 +36,8 @@ def _inherited(facts: Facts) -> list[str]:
 def _measured(facts: Facts, scores: Scores) -> list[str]:
     lines = []
     if scores.changes:
-        worse, count = scores.changes["worse"], counted(scores.records, "answer")
-        lines.append(f"{worse:,} of {count} got worse than before training.")
+        count = counted(scores.records, TASKS[facts.task].inputs)
+        lines.append(f"{scores.changes['worse']:,} of {count} score worse than before training.")
     if scores.main is not None:
         metric = scores.main.name
         lines += [
@@ -47,10 +47,10 @@ def _measured(facts: Facts, scores: Scores) -> list[str]:
         ]
     repeated = facts.learned.get("repeated")
     if repeated is not None and facts.task != "retrieval":
-        what = "an answer" if facts.task == "vqa" else "a caption"
+        what = "answers" if facts.task == "vqa" else "captions"
         lines.append(
-            f"{100 * repeated:.1f} % of its answers are, to the letter, {what} of what it learned "
-            "from."
+            f"{100 * repeated:.1f} % of its {what} are, to the letter, one of the {what} that it "
+            "learned from."
         )
     return lines
 
@@ -73,7 +73,8 @@ def _worse(facts: Facts, scores: Scores) -> str:
     """Those that lost most, as a table; "" without any."""
     if not scores.worse:
         return ""
-    header = ["reference", "before training", "this model"]
+    best = "best text " if facts.task == "retrieval" else ""
+    header = ["reference", f"{best}before training", f"{best}of this model"]
     rows = [list(map(facts.shown, (one.reference, one.before, one.after))) for one in scores.worse]
     if facts.task == "vqa":
         header = ["question", *header]

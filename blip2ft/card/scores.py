@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blip2ft.card.facts import Facts
-from blip2ft.evaluation.compare import MAIN, Difference, Pairs, compare, most_different, pair
+from blip2ft.evaluation.compare import ID, MAIN, Difference, Pairs, compare, most_different, pair
 from blip2ft.evaluation.groups import fields_of, group, scores_of
 from blip2ft.evaluation.intervals import Interval, intervals_of
 from blip2ft.evaluation.sums import sums
@@ -80,7 +80,7 @@ def read_scores(facts: Facts) -> Scores:
     """
     task, rows, before = facts.task, facts.run.answers_after, facts.run.answers_before
     pairs = pair(task, before, rows) if before and rows else None
-    changes, worse = _changes(task, pairs, facts.release.examples)
+    changes, worse = _changes(task, pairs, rows, facts.release.examples)
     return Scores(
         scores=_scores(facts, pairs),
         by_field=_by_field(facts),
@@ -116,7 +116,9 @@ def _intervals(task: str, rows: Sequence[Row]) -> dict[str, Interval]:
     return {} if table is None else intervals_of(table)
 
 
-def _changes(task: str, pairs: Pairs | None, examples: int) -> tuple[dict[str, int], list[Change]]:
+def _changes(
+    task: str, pairs: Pairs | None, after: Sequence[Row], examples: int
+) -> tuple[dict[str, int], list[Change]]:
     """How many answers got better and worse, by their own scores, and those that lost most."""
     if pairs is None or not all(_references(row) for row in pairs.a):
         return {}, []
@@ -125,7 +127,10 @@ def _changes(task: str, pairs: Pairs | None, examples: int) -> tuple[dict[str, i
     lost = [i for i, gain in found if gain < -EVEN]
     same = len(pairs.a) - better - len(lost)
     counts = {"better": better, "the same": same, "worse": len(lost)}
-    return counts, [_change(pairs.a[i], pairs.b[i]) for i in lost[:examples]]
+    # of the second a pair has only what is scored
+    said = {row[ID[task]]: row for row in after}
+    shown = [pairs.a[i] for i in lost[:examples]]
+    return counts, [_change(row, said[row[ID[task]]]) for row in shown]
 
 
 def _change(before: Row, after: Row) -> Change:

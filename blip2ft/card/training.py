@@ -137,10 +137,10 @@ def _filters(facts: Facts) -> str:
 def _left_out(facts: Facts) -> list[str]:
     """Steps and samples that the run had to do without."""
     return [
-        f"**Left out:** {counted(len(rows), noun)}, as {why}"
-        for name, noun, why in (
-            (NONFINITE, "step", "the loss or the gradient wasn't finite"),
-            (BROKEN, "training sample", "it couldn't be read"),
+        f"**Left out:** {counted(len(rows), noun)} {which}"
+        for name, noun, which in (
+            (NONFINITE, "step", "whose loss or gradient wasn't finite"),
+            (BROKEN, "training sample", "that couldn't be read"),
         )
         if (rows := facts.run.asides[name])
     ]

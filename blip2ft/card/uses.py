@@ -28,11 +28,11 @@ def downstream_use(facts: Facts) -> str:
 def out_of_scope_use(facts: Facts) -> str:
     """What a person says, and what nothing here speaks for."""
     languages = languages_of(facts)
-    other = f", and none of its words is in another language than {', '.join(languages)}"
+    other = f", nor for other languages than {', '.join(languages)}" if languages else ""
     told = (
         f"{facts.text('out_of_scope_use')}\n\n"
         "Nothing that was measured here speaks for other images than those of the kind that it was "
-        f"tested on{other if languages else ''}."
+        f"tested on{other}."
     )
     if facts.release.merged:
         return told
