@@ -64,7 +64,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     from blip2ft.training.adamw import check_kind
     from blip2ft.training.checkpoint import load_weights
     from blip2ft.training.eva import start_from_inputs
-    from blip2ft.training.feed import broken_share, make_feed
+    from blip2ft.training.feed import broken_share, make_feed, open_questions
     from blip2ft.training.filtered import filter_training, keep_filtered
     from blip2ft.training.learned_from import keep_learned_from
     from blip2ft.training.loop import train
@@ -104,8 +104,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     share = broken_share(asdict(config.data))
     train_questions: list[Question] = []
     if not config.evaluate_only:
-        for mixed in config.data.train:
-            train_questions += read_questions(**asdict(mixed), check_images=share is None)
+        train_questions = open_questions(map(asdict, config.data.train), skip=share is not None)
         filtered = filter_training(
             train_questions,
             asdict(config.data.filters),

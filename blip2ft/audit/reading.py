@@ -12,10 +12,11 @@ from blip2ft.audit.places import Places
 from blip2ft.data.entries import Entry, Problems, Request, UnknownColumn, UnknownSplit
 from blip2ft.data.paths import check_allowed, locate
 from blip2ft.data.patterns import find_files
+from blip2ft.data.question_formats import find_format as find_question_format
 from blip2ft.data.questions import collect_questions
-from blip2ft.data.questions import find_format as find_question_format
 from blip2ft.data.records import FORMATS, find_format, merge
 from blip2ft.data.tables import METADATA_NAMES, find_metadata
+from blip2ft.data.vqa_formats import QuestionRequest
 
 ROLES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 ROLES |= {"testing": "test"}
@@ -143,7 +144,8 @@ def _read_questions(source: Source, name: str | None, contents: Contents) -> Non
     problems = Problems(source.data, keep=None, read_on=True)
     split = name or role_of(source.reading.get("split") or ALL)
     try:
-        questions = collect_questions(source.data, problems, **source.reading)
+        request = QuestionRequest(**source.reading)
+        questions = collect_questions(source.data, request, problems)
     except UnknownSplit as error:
         for part, found in _each_split(error, source, name):
             _read_questions(part, found, contents)

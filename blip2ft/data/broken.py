@@ -21,7 +21,8 @@ def broken_image(origin: str, error: ValueError, *, skip: bool) -> Broken:
     """What stands for a sample whose image `open_image` couldn't read; the error without `skip`."""
     if not skip:
         raise ValueError(
-            f"{error} Or leave images that can't be read out (data.on_bad_image skip)."
+            f"{error} Or leave images that can't be read out (data.on_bad_image skip). "
+            "blip2ft check finds all of them at once."
         ) from error
     return Broken(origin, str(error).removeprefix(f"an image of {origin}: "))
 

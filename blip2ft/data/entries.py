@@ -83,6 +83,10 @@ class UnknownColumn(ValueError):
         self.column = column
 
 
+class BadRows(ValueError):
+    """Rows that can't be used: of each kind of problem the first places, and their number."""
+
+
 class Problems:
     """Collects what is wrong with a source, so that a user mends it in one go.
 
@@ -107,7 +111,7 @@ class Problems:
             places.append(place)
 
     def check(self) -> None:
-        """Raise one ValueError with the first places and the total of each kind, if any."""
+        """Raise BadRows with the first places and the total of each kind, if there are any."""
         if not self.counts:
             return
         lines = []
@@ -116,7 +120,9 @@ class Problems:
             listed = "; ".join(places) + (f"; and {rest} more" if rest else "")
             lines.append(f"- {what} ({self.counts[what, remedy]}): {listed}. {remedy}")
         total = counted(sum(self.counts.values()), "problem")
-        raise ValueError(f"{self.source}: {total}\n" + "\n".join(lines))
+        if any(len(self.places[kind]) < count for kind, count in self.counts.items()):
+            lines.append("blip2ft check names them all")
+        raise BadRows(f"{self.source}: {total}\n" + "\n".join(lines))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

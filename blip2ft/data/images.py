@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import random
 import warnings
 from collections.abc import Sequence
@@ -57,6 +58,9 @@ def open_image(
         where += f" (named in {origin})" if isinstance(source, str | Path) else f" of {origin}"
     if isinstance(source, str | Path):
         try:
+            if not (os.path.isfile(source) or os.path.isdir(source)) and os.path.exists(source):
+                # a pipe, say, which would be waited for without end
+                raise ValueError(f"{where}: neither a file nor a folder. Name an image file.")
             with open(source, "rb") as file:
                 return _decode(file, where, size_hint)
         except FileNotFoundError as error:

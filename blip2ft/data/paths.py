@@ -97,6 +97,11 @@ def check_files(named: list[tuple[Path, str]], problems: Problems) -> None:
             path_text = os.path.join(folder, name)
             if name in there or os.path.isfile(path_text):
                 continue
+            if os.path.exists(path_text):
+                what = "a folder" if os.path.isdir(path_text) else "neither a file nor a folder"
+                place, remedy = f"{path_text} ({origin})", "Name an image file."
+                problems.add(f"{what} where an image is named", place, remedy)
+                continue
             hint = alike(path_text) if hints > 0 else ""
             hints -= 1
             problems.add(

@@ -1,43 +1,21 @@
 """Questions about images with people's answers, and the function that reads them."""
 
 import os
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blip2ft.data.answers import check_choices, check_texts
-from blip2ft.data.arrow import Row, read_huggingface, read_parquet
-from blip2ft.data.entries import Entry, Problems, check_token, nearest
+from blip2ft.data.arrow import Row
+from blip2ft.data.entries import Entry, Problems, check_token
 from blip2ft.data.paths import check_allowed, check_files, locate, plain
-from blip2ft.data.records import read_records, recognise, require_file
+from blip2ft.data.question_formats import COLUMNS, FORMATS, find_format
+from blip2ft.data.records import read_records, require_file
 from blip2ft.data.remote import Remote
-from blip2ft.data.tables import read_csv, read_jsonl
-from blip2ft.data.vqa_formats import (
-    COLUMNS,
-    QuestionRequest,
-    read_aokvqa,
-    read_gqa,
-    read_table,
-    read_visual_genome,
-    read_vqav2,
-)
+from blip2ft.data.vqa_formats import QuestionRequest
 
 __all__ = ["FORMATS", "Question", "read_questions"]
-
-FORMATS: dict[str, Callable[[str, QuestionRequest, Problems], list[Entry]]] = {
-    "vqav2": read_vqav2,
-    "visual_genome": read_visual_genome,
-    "aokvqa": read_aokvqa,
-    "gqa": read_gqa,
-    "jsonl": partial(read_table, read_jsonl),
-    "csv": partial(read_table, read_csv),
-    "parquet": partial(read_table, read_parquet),
-    "huggingface": partial(read_table, read_huggingface),
-}
-HEAD = 1 << 16  # bytes of a JSON file that tell its format
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +97,7 @@ def read_questions(
     Raises:
         ValueError: With every kind of problem found, its first places and their number.
     """
-    problems = Problems(Path(source).name or os.fspath(source))
-    questions = collect_questions(
-        source,
-        problems,
+    request = QuestionRequest(
         annotations=annotations,
         images=images,
         format=format,
@@ -137,6 +112,8 @@ def read_questions(
         limit=limit,
         allow=allow,
     )
+    problems = Problems(Path(source).name or os.fspath(source))
+    questions = collect_questions(source, request, problems)
     if check_images:
         origins = {q.image: q.origin for q in reversed(questions) if isinstance(q.image, Path)}
         check_files(list(reversed(origins.items())), problems)
@@ -150,22 +127,7 @@ def read_questions(
 
 
 def collect_questions(
-    source: str | Path,
-    problems: Problems,
-    *,
-    annotations: str | Path | None = None,
-    images: str | Path | None = None,
-    format: str = "auto",
-    split: str | None = None,
-    image_root: str | Path | None = None,
-    image_column: str = "image",
-    question_column: str | None = None,
-    answer_column: str | None = None,
-    id_column: str | None = None,
-    require_answers: bool = True,
-    revision: str | None = None,
-    limit: int | None = None,
-    allow: Collection[str] = (),
+    source: str | Path, request: QuestionRequest, problems: Problems
 ) -> list[Question]:
     """As `read_questions`, but what is wrong with single questions goes to `problems`.
 
@@ -174,43 +136,31 @@ def collect_questions(
     Raises ValueError where the source as a whole can't be read.
     """
     source = os.fspath(source)
-    check_allowed(allow)
-    format = find_format(source, format)
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}. Set it to 1 or more, or leave it out for all.")
-    if image_root is not None and not Path(image_root).is_dir():
+    check_allowed(request.allow)
+    format = find_format(source, request.format)
+    if request.limit is not None and request.limit < 1:
+        raise ValueError(f"limit is {request.limit}. Set it to 1 or more, or leave it out for all.")
+    root = None if request.image_root is None else os.fspath(request.image_root)
+    if root is not None and not os.path.isdir(root):
         raise ValueError(
-            f"image_root {str(image_root)!r} isn't a folder. "
-            "Set it to the folder that the images are in."
+            f"image_root {root!r} isn't a folder. Set it to the folder that the images are in."
         )
-    if annotations is None and format == "vqav2" and require_answers:
+    if request.annotations is None and format == "vqav2" and request.require_answers:
         raise ValueError(
             f"{source}: the answers are in another file. Set annotations to it, or "
             "require_answers=False for a test set."
         )
-    if annotations is not None:
+    if request.annotations is not None:
         if format != "vqav2":
             raise ValueError(
-                f"annotations={os.fspath(annotations)!r} is for the format vqav2, but {source} "
-                f"was read as {format}. Leave it out, or set format."
+                f"annotations={os.fspath(request.annotations)!r} is for the format vqav2, but "
+                f"{source} was read as {format}. Leave it out, or set format."
             )
-        require_file(os.fspath(annotations))
+        require_file(os.fspath(request.annotations))
 
-    request = QuestionRequest(
-        split=split,
-        annotations=None if annotations is None else os.fspath(annotations),
-        root=None if image_root is None else os.fspath(image_root),
-        by_id=images is not None,
-        image_column=image_column,
-        question_column=question_column,
-        answer_column=answer_column,
-        id_column=id_column,
-        require_answers=require_answers,
-        revision=revision,
-    )
-    entries = FORMATS[format](source, request, problems)[:limit]
-    if images is not None:
-        attach(entries, os.fspath(images), request.root, allow, problems)
+    entries = FORMATS[format](source, request, problems)[: request.limit]
+    if request.images is not None:
+        attach(entries, os.fspath(request.images), root, request.allow, problems)
     placed: dict[tuple[Any, Path], Any] = {}  # an image has several questions, and one path
     questions: list[Question] = []
     seen: dict[str | int, str] = {}
@@ -218,11 +168,11 @@ def collect_questions(
         key = (entry.image, entry.root) if isinstance(entry.image, str) else None
         image = placed.get(key) if key else None
         if image is None:
-            located = images is not None
-            image = entry.image if located else locate(entry, request.root, problems, allow)
+            located = request.images is not None
+            image = entry.image if located else locate(entry, root, problems, request.allow)
         if key:
             placed[key] = image
-        question = complete(entry, image, require_answers, problems)
+        question = complete(entry, image, request.require_answers, problems)
         questions.append(question)
         first = seen.setdefault(question.question_id, entry.origin)
         if first != entry.origin:
@@ -232,38 +182,6 @@ def collect_questions(
                 "Give each question its own id, or set id_column to another column.",
             )
     return questions
-
-
-def find_format(source: str, format: str) -> str:
-    """The format asked for, or the one that the source is in; its file is there."""
-    if format not in ("auto", *FORMATS):
-        raise ValueError(
-            f"unknown format {format!r}.{nearest(format, FORMATS)} "
-            f"Formats are: auto, {', '.join(FORMATS)}."
-        )
-    if format not in ("auto", "parquet", "huggingface"):
-        require_file(source)
-    if format != "auto":
-        return format
-    if Path(source).suffix.lower() != ".json" or not Path(source).is_file():
-        format = recognise(source)
-    else:
-        with open(source, "rb") as file:
-            head = file.read(HEAD)
-        keys = set(re.findall(rb'"(\w+)"\s*:', head))
-        if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-            format = "gqa" if b"imageId" in keys else "vqav2" if b"questions" in keys else ""
-        elif b"qas" in keys:
-            format = "visual_genome"
-        elif {b"choices", b"image_id"} <= keys and b"image" not in keys:
-            format = "aokvqa"
-        else:
-            format = "jsonl"
-    if format not in FORMATS:
-        raise ValueError(
-            f"{source}: can't tell its format. Set format to one of: {', '.join(FORMATS)}."
-        )
-    return format
 
 
 def attach(

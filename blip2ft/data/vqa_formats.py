@@ -1,4 +1,4 @@
-"""Readers of the question files of VQAv2, OK-VQA, Visual Genome, A-OKVQA and GQA, and of tables.
+"""Readers of the question files of VQAv2, OK-VQA, Visual Genome, A-OKVQA and GQA.
 
 Each gives entries (see entries.py) whose fields are named like those of a `Question` and hold what
 the file says: question_id, question, answers, choices, correct_choice, answer_type, question_type;
@@ -7,56 +7,36 @@ and what else it says of a question, under the file's names.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blip2ft.data.decode import decode_json, decode_text
-from blip2ft.data.entries import (
-    CAPTION_COLUMNS,
-    ID_COLUMN,
-    Entry,
-    Problems,
-    Request,
-    UnknownColumn,
-    nearest,
-    unknown_split,
-)
+from blip2ft.data.entries import Entry, Problems, unknown_split
 from blip2ft.data.paths import list_files
 
-COLUMNS = {  # of a table, by the field that they fill
-    "question": ("question",),
-    "answers": ("answers", "answer", "direct_answers"),
-    "question_id": ("question_id",),
-    "choices": ("choices",),
-    "correct_choice": ("correct_choice", "correct_choice_idx"),
-    "answer_type": ("answer_type",),
-    "question_type": ("question_type",),
-}
 # What VQAv2 says of each question that is known by another name, or is the answers' commonest.
 VQAV2_KEYS = ("image_id", "multiple_choice_answer")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QuestionRequest:
-    """What the caller of `read_questions` asked for, as every format needs it.
+    """What the caller of `read_questions` asked for: its arguments, but for the source."""
 
-    Args:
-        root: Folder to look for images in; None is that of the file.
-        by_id: The images come from another source, by their id.
-    """
-
-    split: str | None
-    annotations: str | None
-    root: str | None
-    by_id: bool
-    image_column: str
-    question_column: str | None
-    answer_column: str | None
-    id_column: str | None
-    require_answers: bool
-    revision: str | None
+    annotations: str | Path | None = None
+    images: str | Path | None = None
+    format: str = "auto"
+    split: str | None = None
+    image_root: str | Path | None = None
+    image_column: str = "image"
+    question_column: str | None = None
+    answer_column: str | None = None
+    id_column: str | None = None
+    require_answers: bool = True
+    revision: str | None = None
+    limit: int | None = None
+    allow: Collection[str] = ()
 
 
 def read_vqav2(source: str, request: QuestionRequest, problems: Problems) -> list[Entry]:
@@ -226,51 +206,6 @@ def read_gqa(source: str, request: QuestionRequest, problems: Problems) -> list[
     return entries
 
 
-def read_table(
-    read: Callable[[str, Request, Problems], list[Entry]],
-    source: str,
-    request: QuestionRequest,
-    problems: Problems,
-) -> list[Entry]:
-    """A table as one of the readers of captions reads it, its columns as those of a `Question`."""
-    named = {
-        "question": ("question_column", request.question_column),
-        "answers": ("answer_column", request.answer_column),
-        "question_id": ("id_column", request.id_column),
-    }
-    # a column that is called like one of captions is set apart by their readers
-    apart = next((column for _, column in named.values() if column in CAPTION_COLUMNS), None)
-    image = ID_COLUMN if request.by_id else request.image_column
-    entries = read(
-        source, Request(request.split, image, apart, None, False, request.revision), problems
-    )
-    if apart:
-        for entry in entries:
-            several = len(entry.captions) != 1
-            entry.fields[apart] = list(entry.captions) if several else entry.captions[0]
-    names = list(dict.fromkeys(name for entry in entries for name in entry.fields))
-    columns: dict[str, str] = {}
-    for field, known in COLUMNS.items():
-        parameter, column = named.get(field, ("", None))
-        wanted = (column,) if column else known
-        found = next((name for name in wanted if name in names), None)
-        answered = not request.require_answers or "choices" in names
-        optional = field != "question" and (field != "answers" or answered)
-        if found:
-            columns[field] = found
-        elif entries and (column or not optional):
-            raise UnknownColumn(
-                f"{source}: no column {' or '.join(wanted)}; there are: {', '.join(names)}."
-                f"{nearest(wanted[0], names)} Set {parameter} to the one that holds it.",
-                wanted[0],
-            )
-    for entry in entries:
-        said = entry.fields
-        entry.fields = {name: said[name] for name in said if name not in columns.values()}
-        entry.fields |= {name: said.get(column) for name, column in columns.items()}
-    return entries
-
-
 def refuse_split(path: Path, request: QuestionRequest) -> None:
     """Raise for a split where each has a file of its own."""
     if request.split is not None:
@@ -318,11 +253,11 @@ def image_finder(path: Path, request: QuestionRequest) -> Callable[..., str]:
     It looks into the root last, and gives the first folder where the file is nowhere. Folders are
     listed once.
     """
-    root = request.root or os.fspath(path.parent)
+    root = os.fspath(path.parent if request.image_root is None else request.image_root)
 
     @functools.cache
     def listed(folder: str) -> set[str]:
-        return set() if request.by_id else list_files(os.path.join(root, folder))
+        return set() if request.images else list_files(os.path.join(root, folder))
 
     def find(name: str, *folders: str) -> str:
         found = next((folder for folder in (*folders, "") if name in listed(folder)), folders[0])

@@ -25,7 +25,13 @@ from blip2ft.tasks.caption import caption_loss, caption_pairs
 from blip2ft.tasks.retrieval import image_text_pairs, retrieval_loss
 from blip2ft.tasks.vqa import answer_samples, check_questions
 from blip2ft.training.adamw import check_kind
-from blip2ft.training.feed import Feed, broken_share, make_feed, open_training
+from blip2ft.training.feed import (
+    Feed,
+    broken_share,
+    make_feed,
+    open_questions,
+    open_training,
+)
 from blip2ft.training.filtered import filter_training
 from blip2ft.training.milestones import check_metric
 from blip2ft.training.preflight import check_training, preflight
@@ -137,11 +143,7 @@ def _read(task: str, settings: Mapping[str, Any]) -> Splits:
     data = settings["data"]
     skips = broken_share(data) is not None
     if task == "vqa":
-        questions = [
-            question
-            for source in data["train"]
-            for question in read_questions(**source, check_images=not skips)
-        ]
+        questions = open_questions(data["train"], skip=skips)
         test = None if data["test"] is None else read_questions(**data["test"])
         return Splits(questions, read_questions(**data["validation"]), test)
     train = open_training(data["train"], data["stream"], skip=skips)

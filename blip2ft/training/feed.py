@@ -1,7 +1,8 @@
 """What training takes its samples from, and the share of each step that a process loads."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from torch.utils.data import Dataset
 
 from blip2ft.counted import counted
 from blip2ft.data.broken import Apart, Broken, NeverEmpty
+from blip2ft.data.entries import BadRows
 from blip2ft.data.loading import load_batches
 from blip2ft.data.order import Key, Order
+from blip2ft.data.questions import Question, read_questions
 from blip2ft.data.records import Record, read_records
 from blip2ft.data.same_shards import check_same
 from blip2ft.data.stream import Stream, open_stream
@@ -40,8 +43,29 @@ def open_training(
             "that are listed (data.train.source) or shards (data.stream.sources)"
         )
     if stream is None:
-        return read_records(**train, check_images=not skip)  # type: ignore[arg-type]
+        with _images_alone(skip):
+            return read_records(**train, check_images=not skip)  # type: ignore[arg-type]
     return open_stream(**{key: stream[key] for key in stream if key != "max_broken"})
+
+
+def open_questions(sources: Iterable[Mapping[str, Any]], *, skip: bool = False) -> list[Question]:
+    """The questions of all `sources`, read with `read_questions`; skip: as of `open_training`."""
+    with _images_alone(skip):
+        return [q for source in sources for q in read_questions(**source, check_images=not skip)]
+
+
+@contextmanager
+def _images_alone(skip: bool) -> Iterator[None]:
+    """With `skip`, an error of rows says that they aren't left out."""
+    try:
+        yield
+    except BadRows as error:
+        if not skip:
+            raise
+        raise BadRows(
+            f"{error}\ndata.on_bad_image skip leaves out images that can't be read, and no other "
+            "rows: correct or remove these"
+        ) from error
 
 
 @dataclass(frozen=True)

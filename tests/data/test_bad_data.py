@@ -120,6 +120,9 @@ def place(folder: Path, kind: str) -> str:
     if kind == "a directory":
         (folder / "photos").mkdir()
         return "photos"
+    if kind == "a pipe":
+        os.mkfifo(folder / "pipe.jpg")
+        return "pipe.jpg"
     if kind == "a symlink loop":
         os.symlink("b.jpg", folder / "a.jpg")
         os.symlink("a.jpg", folder / "b.jpg")
@@ -135,7 +138,8 @@ def place(folder: Path, kind: str) -> str:
 
 
 PLACES = {
-    "a directory": r"no such image file \(1\): .*photos \(t\.jsonl:1\)",
+    "a directory": r"a folder where an image is named \(1\): .*photos \(t\.jsonl:1\)\. Name an",
+    "a pipe": r"neither a file nor a folder where an image is named \(1\): .*pipe\.jpg \(t\.j",
     "a symlink loop": r"no such image file \(1\): .*a\.jpg \(t\.jsonl:1\)",
     "no file": r"no such image file \(1\): .*gone\.jpg \(t\.jsonl:1\)\. Set image_root",
     "another case of letters": r"no such image file \(1\): .*X\.JPG \(t\.jsonl:1\), but x\.jpg",

@@ -1,6 +1,7 @@
 """Every kind of image file opens as the RGB picture it shows, or says what is wrong with it."""
 
 import io
+import os
 import pickle
 import random
 import re
@@ -243,6 +244,12 @@ def test_a_missing_file_is_named_with_its_origin(tmp_path):
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a folder, not an image. Name a file"):
         open_image(tmp_path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg: neither a file nor a folder\. Name an image"):
+        open_image(tmp_path / "a.jpg")
 
 
 def test_a_file_that_may_not_be_read_is_refused(photo, tmp_path, monkeypatch):

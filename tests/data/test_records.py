@@ -523,6 +523,7 @@ def test_one_error_names_five_places_of_each_kind_and_counts_all():
     assert lines[2].startswith("- empty caption (1): x.csv:2.")
     assert lines[3].startswith("- no such image file (8): ")
     assert "4.png (x.csv:8); and 3 more. Set image_root" in lines[3]
+    assert lines[4] == "blip2ft check names them all"
 
 
 def test_a_missing_image_names_its_line_and_what_is_there_instead(folder):
@@ -534,10 +535,17 @@ def test_a_missing_image_names_its_line_and_what_is_there_instead(folder):
     assert len(read_records("x.csv", check_images=False)) == 2
 
 
-@pytest.mark.parametrize("name", ["sub", "a.png/b.png", "gone/a.png"])
-def test_only_a_file_is_an_image(name):
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("sub", "a folder where an image is named"),
+        ("a.png/b.png", "no such image file"),
+        ("gone/a.png", "no such image file"),
+    ],
+)
+def test_only_a_file_is_an_image(name, what):
     write("x.csv", f"image,caption\n{name},one\n")
-    with pytest.raises(ValueError, match=r"no such image file \(1\)"):
+    with pytest.raises(ValueError, match=rf"{what} \(1\)"):
         read_records("x.csv")
 
 

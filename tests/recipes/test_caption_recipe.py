@@ -141,7 +141,10 @@ def test_a_run_goes_on_without_a_bad_image_where_that_is_asked(
     with pytest.raises(ValueError, match=r"gone\.jpg \(train\.csv:11\)"):
         run_recipe(*words)
     (photos / "gone.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"Or leave images .* out \(data\.on_bad_image skip\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"Or leave images .* out \(data\.on_bad_image skip\)\. blip2ft check finds",
+    ):
         run_recipe(*words)
     (photos / "gone.jpg").unlink()
     run_recipe(*words, "--data.on_bad_image", "skip")

@@ -15,7 +15,13 @@ from shard_files import AUGMENT, write_tars
 from blip2ft.data.image_texts import image_texts
 from blip2ft.data.order import Key
 from blip2ft.data.records import read_records
-from blip2ft.training.feed import Feed, broken_share, make_feed, open_training
+from blip2ft.training.feed import (
+    Feed,
+    broken_share,
+    make_feed,
+    open_questions,
+    open_training,
+)
 from blip2ft.training.run import read_lines
 
 
@@ -38,6 +44,19 @@ def feed_of(source: str = "tars", rank: int = 0, **options) -> Feed:
     sizes = {"batch_size": 4, "micro_batch_size": 2, "workers": 0, "seed": 0}
     collate = lambda items: {"texts": [item.text for item in items]}  # noqa: E731
     return make_feed(stream, samples, collate, accelerator, **sizes)
+
+
+def test_what_skip_leaves_out_are_images_and_of_rows_that_is_said():
+    Path("x.csv").write_text("image,caption\ngone.jpg,\n")
+    Path("q.csv").write_text("image,question,answer\ngone.jpg,,a cat\n")
+    rows = r"1 problem\n- empty {}.*\ndata\.on_bad_image skip leaves out images that can't"
+    with pytest.raises(ValueError, match=rows.format("caption")):
+        open_training({"source": "x.csv"}, None, skip=True)
+    with pytest.raises(ValueError, match=rows.format("question")):
+        open_questions([{"source": "q.csv"}], skip=True)
+    with pytest.raises(ValueError, match=r"2 problems\n(.*\n)*- no such image file") as error:
+        open_training({"source": "x.csv"}, None)
+    assert "skip" not in str(error.value)
 
 
 def test_a_run_that_goes_on_has_the_shards_it_began_with():
