@@ -270,7 +270,7 @@ def main(config: CaptionConfig, config_yaml: str) -> None:
     say(f"\nscores on the {final} split, {counted(len(final_records), 'image')}")
     if config.data.test is None:
         say("it chose the best step, so they flatter: for a fair figure give a data.test too")
-    say(f"\n{score_table(before.scores, after.scores)}")
+    say(f"\n{score_table(before.scores, after.scores, config.train.best_metric)}")
     say(f"\n{answer_table(before.answers, after.answers)}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")
     if accelerator.is_main_process:

@@ -188,7 +188,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
         start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
         scores = evaluate(final_records, final, 0)
         meter.end(0)
-        say(f"\n{score_table({}, scores)}")
+        say(f"\n{score_table({}, scores, config.train.best_metric)}")
         say(f"\nnothing was trained; everything lies in {run}")
         if accelerator.is_main_process:
             say(told_report(run))
@@ -283,7 +283,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
     accelerator.end_training()
     before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
     say(f"\nscores on the {final} split, {counted(len(final_records), 'image')}")
-    say(score_table(before.scores, after.scores))
+    say(score_table(before.scores, after.scores, config.train.best_metric))
     say(f"\n{answer_table(before.answers, after.answers)}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")
     if accelerator.is_main_process:

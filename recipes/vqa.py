@@ -196,7 +196,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         start_run(run, config_yaml, base, accelerator, resume=config.train.resume)
         scores = evaluate(final_questions, final, 0)
         meter.end(0)
-        say(f"\n{score_table({}, scores)}")
+        say(f"\n{score_table({}, scores, config.train.best_metric)}")
         say(f"\nnothing was trained; everything lies in {run}")
         if accelerator.is_main_process:
             say(told_report(run))
@@ -294,7 +294,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
     before, after = read_evaluation(run, final, 0), read_evaluation(run, final, best)
     guessed = score(final_questions, commonest_answers(train_questions, final_questions))
     say(f"\nscores on the {final} split, {counted(len(final_questions), 'question')}")
-    say(score_table(before.scores, after.scores))
+    say(score_table(before.scores, after.scores, config.train.best_metric))
     say(f"always the commonest answer of the type: {guessed.get('accuracy', 0):.2f}")
     say(f"\n{answer_table(_as_captions(before.answers), _as_captions(after.answers))}")
     say(f"\nbest step {best} of {steps}; everything lies in {run}")

@@ -4,13 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def score_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """A row for each metric: before, after."""
+def score_table(before: Mapping[str, float], after: Mapping[str, float], best_metric: str) -> str:
+    """A row for each metric: before, after; and a line where the run didn't raise `best_metric`."""
     rows = [f"{'metric':<14}{'before':>10}{'after':>10}"]
     rows += [
         f"{name:<14}{_number(before.get(name)):>10}{_number(value):>10}"
         for name, value in after.items()
     ]
+    one, other = before.get(best_metric), after.get(best_metric)
+    if one is not None and other is not None and other <= one:
+        how = "worse" if other < one else "no better"
+        rows += [
+            "",
+            f"{best_metric} is {how} than before: the model that the run began with is as good or "
+            "better. Look at the loss in log.jsonl: if it rises or jumps, lower optimizer.lr; if "
+            "it still falls, train longer",
+        ]
     return "\n".join(rows)
 
 
