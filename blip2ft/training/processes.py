@@ -82,12 +82,23 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
+    if not is_distributed() and _meant_for_several():
+        logger.warning(
+            "accelerate launch was told of several processes, and starts this one alone where it "
+            "finds no GPU: on a CPU, torchrun --standalone --nproc_per_node N starts several"
+        )
     if is_distributed():
         attend(accelerator.process_index, accelerator.num_processes, broadcast_object_list)
     kind = accelerator.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(_no_pieces(kind))
     return accelerator
+
+
+def _meant_for_several() -> bool:
+    """Whether `accelerate launch` gave this process, but no other, an address to meet others at."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    return launched and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
 
 
 def usable_workers(workers: int) -> int:

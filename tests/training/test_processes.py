@@ -36,6 +36,18 @@ def test_auto_takes_what_accelerate_was_told(tmp_path, monkeypatch):
     assert start_processes("auto", [], tmp_path).mixed_precision == "bf16"
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_one_process_in_the_place_of_several_is_told(tmp_path, monkeypatch, caplog, several):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as accelerate launch sets them
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    if several:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    start_processes("auto", [], tmp_path)
+    assert ("starts this one alone" in caplog.text) == several
+    assert ("torchrun --standalone --nproc_per_node N" in caplog.text) == several
+
+
 def test_fp32_means_fp32_whatever_accelerate_was_told(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert start_processes("fp32", [], tmp_path).mixed_precision == "no"
