@@ -11,6 +11,13 @@ NOT_ALLOWED = {
     errno.EROFS: "its disk is read-only; have it mounted for writing",
 }
 
+# DeepSpeed, by whatever way it was asked for: why not, docs/launching.md says.
+IN_PLACE_OF_DEEPSPEED = (
+    "it isn't used here, for FSDP2 does the same: in place of ZeRO-3 take "
+    "recipes/accelerate/fsdp2.yaml, of ZeRO-2 or ZeRO-1 fsdp2_zero2.yaml, of neither ddp.yaml; for "
+    "offloading and other settings see docs/launching.md, From DeepSpeed"
+)
+
 
 class Stopped(Exception):
     """A signal stopped the command; the message says what is kept, and how to go on."""

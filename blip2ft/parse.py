@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from blip2ft.errors import Stopped, plain_message
+from blip2ft.errors import IN_PLACE_OF_DEEPSPEED, Stopped, plain_message
 from blip2ft.training.presence import fail, lost_another
 from blip2ft.training.presence import stop as stop_all
 from blip2ft.whole import WRITING
@@ -29,6 +29,9 @@ FULL = {
     errno.EDQUOT: "your share of the disk is full (quota)",
     errno.EFBIG: "the disk, or a limit (ulimit -f), allows no larger file",
 }
+
+# What scripts for DeepSpeed are given, and what its launcher adds to a command.
+OF_DEEPSPEED = ("deepspeed", "deepspeed_config", "local_rank")
 
 # What a setting that is a mapping may be.
 MAPPINGS = {"quantize": "{language: nf4}", "model.attention": "{vision: sdpa}"}
@@ -216,6 +219,8 @@ def _readable(message: str, keys: Sequence[str]) -> str:
     unknown = _unknown_key(message)
     if unknown is None or unknown in keys:
         return _wrong_value(message, keys) or message
+    if unknown in OF_DEEPSPEED:
+        return f"unknown setting {unknown!r}, of a command for DeepSpeed: {IN_PLACE_OF_DEEPSPEED}"
     near = [repr(key) for key in _nearest_keys(unknown, keys)]
     hint = f"did you mean {' or '.join(near)}?" if near else "--help lists them all"
     return f"unknown setting {unknown!r}: {hint}"

@@ -177,6 +177,13 @@ def test_an_unknown_key_that_several_groups_have_names_them():
         parse("--batch_size", "3")
 
 
+@pytest.mark.parametrize("word", ["--deepspeed=ds.json", "--deepspeed_config", "--local_rank=0"])
+def test_a_command_for_deepspeed_is_told_what_does_the_same(word):
+    expected = r"unknown setting '\w+', of a command for DeepSpeed: it isn't used here.*ZeRO-3 take"
+    with pytest.raises(ValueError, match=rf"{expected} recipes/accelerate/fsdp2\.yaml"):
+        parse(word, *([] if "=" in word else ["ds.json"]))
+
+
 def test_an_unknown_key_like_no_other_points_to_help():
     with pytest.raises(ValueError, match="unknown setting 'xxqqzz': --help lists them all"):
         parse("--xxqqzz", "3")

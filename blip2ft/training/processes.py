@@ -18,6 +18,7 @@ from accelerate.utils import (
 )
 from transformers import PreTrainedConfig
 
+from blip2ft.errors import IN_PLACE_OF_DEEPSPEED
 from blip2ft.gather import is_distributed
 from blip2ft.training.presence import attend
 from blip2ft.training.sharded import ASKED, asked_sharding
@@ -50,7 +51,7 @@ def start_processes(precision: str, log_with: list[str], output: str | Path) -> 
     check_trackers(log_with)
     for variable, name in IN_PIECES.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
-            raise ValueError(_no_pieces(name))
+            raise ValueError(_no_pieces(f"{name} ({variable} is true)"))
     asked_sharding()
     # transformers would give weights to the first process alone
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
@@ -129,11 +130,13 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def _no_pieces(name: str) -> str:
-    return (
-        f"accelerate was told to use {name}; allowed are one process, several that hold the whole "
-        "model each (recipes/accelerate/ddp.yaml), or FSDP2, which cuts as ZeRO-3 or ZeRO-2 does "
-        "(recipes/accelerate/fsdp2.yaml, fsdp2_zero2.yaml)"
+    instead = (
+        "allowed are one process, several that hold the whole model each "
+        "(recipes/accelerate/ddp.yaml), or FSDP2 (recipes/accelerate/fsdp2.yaml)"
     )
+    if name.startswith("DeepSpeed"):
+        instead = IN_PLACE_OF_DEEPSPEED
+    return f"accelerate was told to use {name}; {instead}"
 
 
 def precision_of(accelerator: Accelerator) -> str:

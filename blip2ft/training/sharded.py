@@ -62,7 +62,7 @@ def asked_sharding() -> Sharding | None:
             "file, or take recipes/accelerate/fsdp2.yaml"
         )
     for variable, instead in (
-        ("FSDP_OFFLOAD_PARAMS", "weights stay on the GPU: set it to false"),
+        ("FSDP_OFFLOAD_PARAMS", "shards stay on the GPU: set it to false, and see docs/memory.md"),
         ("FSDP_ACTIVATION_CHECKPOINTING", "set it to false, and model.gradient_checkpointing"),
     ):
         if _is_true(variable):

@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands import launch as accelerate_launch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
+from blip2ft.training.processes import start_processes
 from blip2ft.training.run import read_lines
 from blip2ft.training.sharded import Sharding, asked_sharding
 
@@ -66,6 +69,54 @@ def test_a_file_says_what_accelerate_reads(path, monkeypatch):
         if name.startswith(("ACCELERATE_USE_FSDP", "FSDP_")):
             monkeypatch.setenv(name, value)
     assert asked_sharding() == sharding
+
+
+DEEPSPEED = {
+    "zero2": "{zero_stage: 2, gradient_clipping: 1.0, gradient_accumulation_steps: 4}",
+    "zero3": "{zero_stage: 3, offload_optimizer_device: cpu, offload_param_device: cpu}",
+    "file": "{deepspeed_config_file: ds.json}",
+}
+
+
+@pytest.mark.parametrize("settings", DEEPSPEED.values(), ids=DEEPSPEED)
+def test_a_file_for_deepspeed_is_refused_with_what_does_the_same(settings, tmp_path, monkeypatch):
+    """As accelerate reads it; to start the processes it wants DeepSpeed to be installed."""
+    path = tmp_path / "deepspeed.yaml"
+    lines = ["compute_environment: LOCAL_MACHINE", "distributed_type: DEEPSPEED"]
+    lines += [f"deepspeed_config: {settings}", "num_machines: 1", "num_processes: 2"]
+    path.write_text("\n".join([*lines, "mixed_precision: bf16", "use_cpu: false", ""]))
+    args = launch_command_parser().parse_args(["--config_file", str(path), "recipes/caption.py"])
+    launched: list[Namespace] = []
+    monkeypatch.setattr(accelerate_launch, "deepspeed_launcher", launched.append)
+    accelerate_launch.launch_command(args)
+    for name, value in prepare_deepspeed_cmd_env(launched[0])[1].items():
+        if name.startswith("ACCELERATE_"):
+            monkeypatch.setenv(name, value)
+    with pytest.raises(
+        ValueError, match=r"told to use DeepSpeed \(ACCELERATE_USE_DEEPSPEED"
+    ) as told:
+        start_processes("auto", [], tmp_path)
+    page = (ROOT / "docs" / "launching.md").read_text()
+    assert "docs/launching.md, From DeepSpeed" in str(told.value)
+    assert "\n## From DeepSpeed\n" in page
+    for name in re.findall(r"\w+\.yaml", str(told.value)):
+        assert (FOLDER / name).is_file(), name
+        assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("value", ["true", "True", "1"])
+def test_a_recipe_refuses_deepspeed_in_a_line_and_writes_nothing(value, tmp_path):
+    words = ["--config", "recipes/caption/tiny.yaml", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "recipes/caption.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ACCELERATE_USE_DEEPSPEED": value},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("error: accelerate was told to use DeepSpeed .*FSDP2.*\n", done.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 def test_commands_in_headers_name_what_there_is():

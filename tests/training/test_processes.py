@@ -83,14 +83,14 @@ def test_opt_in_fp16_is_not():
 @pytest.mark.parametrize(
     ("variable", "name"),
     [
-        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
         ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
     ],
 )
 def test_a_model_in_other_pieces_than_shards_is_refused(tmp_path, monkeypatch, variable, name):
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(ValueError, match=f"told to use {name}; allowed are one process.*or FSDP2"):
+    expected = rf"told to use {name} \({variable} is true\); allowed are one process.*or FSDP2"
+    with pytest.raises(ValueError, match=expected):
         start_processes("fp32", [], tmp_path)
     monkeypatch.setenv(variable, "false")
     start_processes("fp32", [], tmp_path)

@@ -40,7 +40,7 @@ def test_accelerate_says_whether_there_are_shards(monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "instead"),
     [
-        ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params: true; weights stay on the GPU"),
+        ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params: true; shards stay on the GPU"),
         ("FSDP_ACTIVATION_CHECKPOINTING", "set it to false, and model.gradient_checkpointing"),
     ],
 )
