@@ -195,7 +195,7 @@ def _figures(found: Sequence[Finding], report: Report) -> Iterator[str]:
             sources = [thumbnail(report.contents.pictures[n].image, SIDE) for n in numbers]
         except (ValueError, OSError):  # it went after it was looked at
             return
-        images = "".join(f'<img src="{source}" alt="" loading="lazy">' for source in sources)
+        images = "".join(f'<img src="{source}" alt="">' for source in sources)
         yield (
             f'<li><figure><div class="pair">{images}</div>'
             f"<figcaption>{_words(finding)}</figcaption></figure></li>"

@@ -115,8 +115,8 @@ def damage_of(checkpoint: Path) -> str:
 def newest_whole(folder: Path, accelerator: Accelerator) -> Path | None:
     """The newest checkpoint in `folder` that is as it was written; None where there is none at all.
 
-    Every process must call; the first one looks. Newer ones, which are damaged, are set aside under
-    another name, and a warning names them.
+    Every process must call; the first one looks, and tells where a run goes on. Newer ones, which
+    are damaged, are set aside under another name, and a warning names them.
 
     Raises ValueError, on every process, where there are checkpoints and none is whole.
     """
@@ -131,8 +131,12 @@ def newest_whole(folder: Path, accelerator: Accelerator) -> Path | None:
             damaged[checkpoint] = damage
         if damaged and found is None:
             problem = _none_is_whole(folder, damaged)
-        elif found is not None:
+        elif damaged and found is not None:
             problem = _set_aside(damaged, found)
+        elif found is not None:
+            logger.info("the run goes on from %s", found)
+        elif (folder.parent / "config.yaml").is_file():
+            logger.info("%s holds no checkpoint yet: the run begins at its first step", folder)
     found, problem = broadcast_object_list([found, problem])
     if problem:
         raise ValueError(problem)

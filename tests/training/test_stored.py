@@ -214,18 +214,32 @@ def test_a_removal_that_is_cut_short_leaves_nothing_that_looks_whole(tmp_path, m
     assert list_checkpoints(tmp_path) == [checkpoint_of(tmp_path, 2)]
 
 
+def test_a_run_that_stopped_before_its_first_checkpoint_says_that_it_begins_anew(
+    tmp_path, accelerator, caplog
+):
+    caplog.set_level(logging.INFO)
+    checkpoints = tmp_path / "checkpoints"
+    assert newest_whole(checkpoints, accelerator) is None
+    assert caplog.messages == []  # a new run
+    (tmp_path / "config.yaml").touch()
+    assert newest_whole(checkpoints, accelerator) is None
+    assert caplog.messages == [
+        f"{checkpoints} holds no checkpoint yet: the run begins at its first step"
+    ]
+
+
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path, accelerator, caplog):
     assert newest_whole(tmp_path / "none", accelerator) is None
     for step in (1, 2, 3, 4):
         write(tmp_path, step)
+    caplog.set_level(logging.INFO)
     assert newest_whole(tmp_path, accelerator) == checkpoint_of(tmp_path, 4)
-    assert caplog.text == ""
+    assert caplog.messages == [f"the run goes on from {checkpoint_of(tmp_path, 4)}"]
+    caplog.clear()
     flip_a_bit(checkpoint_of(tmp_path, 4) / "rest.pt")
     os.remove(checkpoint_of(tmp_path, 3) / "state.json")
-    with caplog.at_level(logging.WARNING):
-        assert newest_whole(tmp_path, accelerator) == checkpoint_of(tmp_path, 2)
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [
+    assert newest_whole(tmp_path, accelerator) == checkpoint_of(tmp_path, 2)
+    assert caplog.messages == [
         f"{tmp_path}/step-0000000{step} is damaged ({damage}): it is set aside as "
         f"damaged-step-0000000{step}, and the run goes on from step-00000002"
         for step, damage in (
