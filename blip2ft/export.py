@@ -64,6 +64,8 @@ def export_run(
 
     with whole_folder(out) as partial:
         model.to(DTYPES[dtype]).save_pretrained(partial)
+        # it keeps the limit that texts were cut to last, over which stock's processor stumbles
+        processor.tokenizer.backend_tokenizer.no_truncation()
         processor.save_pretrained(partial)
         # of the adapter alone
         gone = ("parts", "image_size", "lora")

@@ -50,7 +50,7 @@ def description(facts: Facts) -> str:
         f"(`{class_of(facts.trained)}`)",
         "Language(s) (NLP)": language_line(facts),
         "License": license_line(facts),
-        "Finetuned from model": f"{base_link(facts)}{_commit(facts)}; {base_license(facts)}",
+        "Finetuned from model": f"{base_link(facts)}{_where(facts)}; {base_license(facts)}",
     }
     told = bullets([f"**{label}:** {text}" for label, text in lines.items()])
     return f"{form} Its parts: {trained}.\n\n{told}"
@@ -70,7 +70,7 @@ def base_link(facts: Facts) -> str:
     """The model that training began with, on the hub where it is there."""
     if facts.base is not None:
         return hub_link(facts.base, revision_of(facts))
-    return f"{code(facts.folder or '')} (a folder of whoever trained it)"
+    return code(facts.folder or "")
 
 
 def revision_of(facts: Facts) -> str | None:
@@ -96,7 +96,10 @@ def base_license(facts: Facts) -> str:
     return f"its licence: {told}; {of_language}" if of_language else f"its licence: {told}"
 
 
-def _commit(facts: Facts) -> str:
+def _where(facts: Facts) -> str:
+    """At which commit the base is on the hub, or that it isn't known to be there."""
+    if facts.base is None:
+        return ", a folder where it was trained, which isn't known to be on the hub"
     revision = revision_of(facts)
     return f", at commit {code(revision[:12])}" if revision else ""
 

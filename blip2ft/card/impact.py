@@ -8,8 +8,8 @@ from blip2ft.report.facts import span
 
 CALCULATOR = (
     "Carbon is energy times what a kWh costs in carbon where it is used ([Lacoste et al. 2019]"
-    "(https://arxiv.org/abs/1910.09700)). Here it is that of this one run: neither of the trials "
-    "before it, nor of the base's training, nor of the hardware's making or cooling."
+    "(https://arxiv.org/abs/1910.09700)). Here it is that of this one run, not that of trials "
+    "before it, of the base's training, or of making and cooling the hardware."
 )
 
 

@@ -48,8 +48,9 @@ def metrics(facts: Facts, scores: Scores) -> str:
     # what it says of CIDEr-D comes last
     method = METHOD if facts.task == "caption" else METHOD.partition(";")[0]
     interval = (
-        f"In brackets behind a score is its interval ({method}): other images of the same kind "
-        "would have given scores like these. Of another seed of training it tells nothing."
+        f"In brackets behind a score is its interval, where there is one ({method}): other images "
+        "of the same kind would have given scores like these. Of another seed of training it tells "
+        "nothing."
     )
     if scores.images < 30:
         interval += f" It is too narrow, as there are only {counted(scores.images, 'image')}."
@@ -75,7 +76,9 @@ def results(facts: Facts, scores: Scores) -> str:
         "\n\n</details>"
         for name, groups in scores.by_field.items()
     ]
-    parts.append(f"To score it again, on your copy of the data:\n\n{block('bash', again(facts))}")
+    parts.append(
+        f"To score it again, on your copy of the data:\n\n{block('bash', again(facts, scores))}"
+    )
     return "\n\n".join(parts)
 
 
@@ -96,22 +99,22 @@ def results_summary(facts: Facts, scores: Scores) -> str:
     )
 
 
-def again(facts: Facts) -> str:
+def again(facts: Facts, scores: Scores) -> str:
     """The commands that score the model as it is on the hub."""
     run, repo = facts.run, facts.repo
-    words = ["blip2ft", "evaluate", facts.task, "--config", "run/config.yaml"]
-    words += ["--model", repo, "--split", run.split]
+    words = ["--config", "run/config.yaml", "--model", repo, "--split", run.split]
     source = facts.settings["data"][run.split]
+    data = []
     for name in ("source", "annotations", "images", "image_root"):
         if source.get(name) and source["format"] != "huggingface":
-            words += [f"--data.{run.split}.{name}", f"YOUR_{name.upper()}"]
+            data += [f"--data.{run.split}.{name}", f"YOUR_{name.upper()}"]
     if facts.settings.get("candidates"):
-        words += ["--candidates", "YOUR_CANDIDATES"]
-    if facts.release.fields:
-        words += ["--by", *facts.release.fields]
+        data += ["--candidates", "YOUR_CANDIDATES"]
+    data += ["--by", *scores.by_field] if scores.by_field else []
     return (
         f"hf download {repo} run/config.yaml --local-dir .\n"
-        f"{shlex.join([*words, '--out', 'scores'])}"
+        f"blip2ft evaluate {facts.task} {shlex.join(words)} \\\n"
+        f"    {shlex.join([*data, '--out', 'scores'])}"
     )
 
 

@@ -73,8 +73,9 @@ def _worse(facts: Facts, scores: Scores) -> str:
     """Those that lost most, as a table; "" without any."""
     if not scores.worse:
         return ""
-    best = "best text " if facts.task == "retrieval" else ""
-    header = ["reference", f"{best}before training", f"{best}of this model"]
+    header = ["reference", "before training", "this model"]
+    if facts.task == "retrieval":
+        header[1:] = ["best text before training", "best text of this model"]
     rows = [list(map(facts.shown, (one.reference, one.before, one.after))) for one in scores.worse]
     if facts.task == "vqa":
         header = ["question", *header]

@@ -58,9 +58,8 @@ def infrastructure(facts: Facts) -> str:
 def hardware_lines(facts: Facts) -> str:
     cpu, cores = facts.resources.get("cpu"), facts.environment.get("cpus")
     lines = [f"**Devices:** {hardware(facts)}"]
-    if cpu:
-        cores_told = f", {counted(cores, 'core')}" if cores else ""
-        lines.append(f"**Processor:** {plain(cpu)}{cores_told}")
+    if cpu and cores:
+        lines.append(f"**Processor:** {plain(cpu)}, {counted(cores, 'core')}")
     return bullets(lines)
 
 

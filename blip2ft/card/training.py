@@ -87,7 +87,7 @@ def speeds(facts: Facts) -> str:
         if each and None not in each
     }
     if peaks:
-        told = ", ".join(f"{told_size(peak)} of the {kind}'s" for kind, peak in peaks.items())
+        told = ", ".join(f"{told_size(peak)} of the {kind}" for kind, peak in peaks.items())
         lines.append(f"**Most memory of a process:** {told}")
     sizes = ", ".join(f"{code(name)} {told_size(size)}" for name, size in facts.weights.items())
     lines.append(f"**Size of the weights:** {sizes}")

@@ -82,24 +82,27 @@ def _asked_with(facts: Facts) -> str:
 def _python(facts: Facts) -> str:
     """Python that answers, with our functions."""
     if facts.release.merged:
-        load = f'model, processor = blip2ft.{LOAD[facts.task]}("{facts.repo}")'
+        plain_vqa = facts.task == "vqa" and not facts.trained.get("question_in_qformer")
+        more = ", question_in_qformer=False" if plain_vqa else ""
+        load = f'model, processor = blip2ft.{LOAD[facts.task]}("{facts.repo}"{more})'
     else:
         load = f'model, processor, description = blip2ft.load_finetuned("{facts.repo}")'
-    prompt = facts.trained.get("prompt")
-    if facts.task == "caption":
-        ask = f'print(blip2ft.caption(model, processor, ["photo.jpg"], prompt={prompt!r}))'
-    elif facts.task == "vqa":
-        ask = (
-            'questions = [("photo.jpg", "How many dogs are there?")]\n'
-            f"print(blip2ft.ask(model, processor, questions, template={prompt!r}))"
-        )
-    else:
+    if facts.task == "retrieval":
         return (
             "import blip2ft\n\n"
             f'blip2ft.index_photos("photos", "photos.index", model="{facts.repo}")\n'
             'print(blip2ft.search_photos("photos.index", "a dog"))'
         )
-    return f"import blip2ft\n\n{load}\n{ask}"
+    about, call, prompt = '"photo.jpg"', "caption", "prompt"
+    if facts.task == "vqa":
+        about, call, prompt = '("photo.jpg", "How many dogs are there?")', "ask", "template"
+    options = {prompt: facts.trained["prompt"], **facts.trained["generation"]}
+    options.pop("batch_size", None)  # no answer depends on it
+    told = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return (
+        f"import blip2ft\n\n{load}\noptions = dict({told})\n"
+        f"print(blip2ft.{call}(model, processor, [{about}], **options))"
+    )
 
 
 def _peft(facts: Facts) -> str:
@@ -114,7 +117,7 @@ def _peft(facts: Facts) -> str:
 
 
 def _stock(facts: Facts) -> str:
-    """Python that answers, with transformers alone; generation_config.json has the decoding."""
+    """Python that answers, with transformers alone, which has to be told of its own decoding."""
     name = class_of(facts.trained)
     start = (
         "from PIL import Image\n"
@@ -134,6 +137,8 @@ def _stock(facts: Facts) -> str:
         prompt = prompt.format("How many dogs are there?")
     return (
         f'{start}inputs = processor(images=image, text={prompt!r}, return_tensors="pt")\n'
-        "tokens = model.generate(**inputs)\n"
+        "tokens = model.generate(**inputs, generation_config=model.generation_config)\n"
+        "if not model.language_model.config.is_encoder_decoder:\n"
+        '    tokens = tokens[:, inputs["input_ids"].shape[1] :]\n'
         "print(processor.batch_decode(tokens, skip_special_tokens=True)[0].strip())"
     )

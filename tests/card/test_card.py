@@ -132,7 +132,7 @@ def test_scores_are_told_with_what_they_were_and_how_far_apart(made_run):
 
 def test_what_got_worse_is_told_of_questions_and_of_rankings(made_run, tmp_path):
     text = model_card(made_run("vqa"), {}).text
-    assert "| question | reference | before training | of this model |" in text
+    assert "| question | reference | before training | this model |" in text
     assert "| What colour is it? | blue | blue | no |" in text
     assert "By group, accuracy is lowest for day (83.33, 50.00 to 100.0; 12 questions)" in text
 
@@ -193,7 +193,7 @@ def test_base_data_and_settings_are_told(made_run):
     assert "| weights kept | those of step 40, the best on the validation split |" in text
     assert "1 min 0 s in all, of which 40 s in training steps and 12 s in evaluations" in text
     assert "8.0 samples a second in training steps, 320 in all" in text
-    assert "4.0 GB of the host's, 12.0 GB of the device's" in text
+    assert "4.0 GB of the host, 12.0 GB of the device" in text
     assert "**Devices:** NVIDIA A100-SXM4-40GB" in text
     assert "Python 3.11.7, blip2ft 0.1.0, torch 2.13.0" in text
 
@@ -213,7 +213,7 @@ def test_a_run_without_a_test_split_says_that_its_scores_flatter(made_run):
     text = model_card(run, {}).text
     assert "The validation split is validation.csv: 12 images" in text
     assert "**It also chose the weights**" in text
-    assert "--split validation --data.validation.source YOUR_SOURCE" in text
+    assert "--split validation \\\n    --data.validation.source YOUR_SOURCE" in text
 
 
 def test_lora_and_fewer_bits_are_told(made_run):
@@ -285,7 +285,7 @@ def test_a_base_of_ones_own_is_asked_about(made_run, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base": f"{tmp_path}/mine"}))
     card = model_card(run, {})
     assert {"base_license", "base_training_data"} <= set(card.missing)
-    assert "`mine` (a folder of whoever trained it)" in card.text
+    assert "`mine`, a folder where it was trained, which isn't known to be on the hub" in card.text
     assert str(tmp_path) not in card.text
     assert "Salesforce" not in card.text
     assert ModelCard(card.text).data.get("base_model") is None
