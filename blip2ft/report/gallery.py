@@ -1,5 +1,6 @@
 """Which answers a page shows: those that tell most of what a run gained and lost."""
 
+import json
 import re
 import zlib
 from collections.abc import Callable, Collection, Sequence
@@ -11,8 +12,9 @@ from blip2ft.report.curves import NOTHING
 from blip2ft.report.scores import Row, of_each
 
 OF_A_KIND = 12  # of each of five kinds
+OF_REFERENCES = 10  # that a page has of a sample
 # Characters of what can be searched beside them.
-OF_A_TEXT, OF_ALL_TEXTS = 300, 400_000
+OF_A_TEXT, OF_ALL_TEXTS = 300, 600_000
 
 
 @dataclass(frozen=True)
@@ -127,21 +129,31 @@ def groups_of(samples: Sequence[Sample], *, of_runs: bool = False) -> list[Group
     return [group for group in groups if group.samples]
 
 
-def texts_of(samples: Sequence[Sample], without: Collection[Any]) -> list[list[str]]:
-    """What can be searched of samples but those with the keys `without`: of each its image_id,
-    question, first reference and answers, as long as there is room."""
+def texts_of(samples: Sequence[Sample], without: Collection[Any]) -> list[dict[str, Any]]:
+    """What can be searched of samples but those with the keys `without`, as long as there is room.
+
+    Of each image (its id), question, references and answers.
+    """
     found, size = [], 0
     for sample in samples:
         if sample.key in without:
             continue
-        said = [str(sample.image_id), sample.question, *(sample.references[:1] or [""])]
-        said += [NOTHING if answer is None else answer.text for answer in sample.answers]
-        said = [readable(text[:OF_A_TEXT]) for text in said]
-        size += sum(map(len, said))
+        said = [NOTHING if answer is None else answer.text for answer in sample.answers]
+        texts = {
+            "image": _short(str(sample.image_id)),
+            "question": _short(sample.question),
+            "references": [_short(text) for text in sample.references[:OF_REFERENCES]],
+            "answers": [_short(text) for text in said],
+        }
+        size += len(json.dumps(texts, ensure_ascii=False))
         if size > OF_ALL_TEXTS:
             break
-        found.append(said)
+        found.append(texts)
     return found
+
+
+def _short(text: str) -> str:
+    return readable(text[:OF_A_TEXT])
 
 
 def _key(row: Row) -> Any:

@@ -18,7 +18,7 @@ from blip2ft.report.facts import (
     said_of,
     time_and_memory,
 )
-from blip2ft.report.gallery import Group, Sample, groups_of, samples_of, texts_of
+from blip2ft.report.gallery import OF_REFERENCES, Group, Sample, groups_of, samples_of, texts_of
 from blip2ft.report.pictures import pictures_of
 from blip2ft.report.reading import Contents, flat
 from blip2ft.report.scores import Column, ScoreTable, score_table
@@ -94,7 +94,6 @@ def comparison_page(runs: Sequence[Contents], names: Sequence[str]) -> str:
     return fill(
         "comparison.html",
         runs=runs,
-        names=names,
         task=TASKS[first.task],
         told=[said_of(run) for run in runs],
         splits=splits if len(set(splits)) > 1 else [],
@@ -161,6 +160,7 @@ def _gallery(
         "pictures": pictures,
         "missing": missing,
         "names": names,
+        "most_references": OF_REFERENCES,
         "score_name": SCORE[run.task],
         "samples": len(samples),
         "others": others,

@@ -10,12 +10,12 @@
   const count = document.getElementById("count");
   const others = document.getElementById("others");
   const found = document.getElementById("found");
-  const plain = (text) => text.normalize("NFKC").toLocaleLowerCase();
+  const plain = (text) => text.normalize("NFKC").toLowerCase();
   // what was said, and no labels or numbers
   const words = (card) => [...card.querySelectorAll("dd bdi, h4 bdi, .id bdi")].map((said) => said.textContent);
   const cards = [...document.querySelectorAll(".sample")].map((card) => [card, plain(words(card).join("\n"))]);
   const groups = [...document.querySelectorAll(".group")].filter((group) => group !== others);
-  const texts = answers.map((said) => plain(said.join("\n")));
+  const texts = answers.map((one) => plain([one.image, one.question, ...one.references, ...one.answers].join("\n")));
   const number = (value) => value.toLocaleString("en");
 
   const element = (name, text, kind) => {
@@ -31,10 +31,10 @@
     row.append(element("dt", term), value);
     return row;
   };
-  const cardOf = ([image, question, reference, ...said]) => {
+  const cardOf = ({ image, question, references, answers: said }) => {
     const list = document.createElement("dl");
     said.forEach((text, place) => list.append(told(names[place], text, `answer of-${place + 1}`)));
-    list.append(told(question ? "people" : "reference", reference));
+    for (const text of references) list.append(told(question ? "people" : "reference", text));
     const inside = element("div", "", "said");
     if (question) inside.append(element("h4", question));
     inside.append(list, element("p", image, "id"));
