@@ -1,13 +1,14 @@
 """What the model is: the sections from its name to where it comes from."""
 
-from blip2ft.card.facts import Facts, hub_link
+from blip2ft.card.facts import Facts
 from blip2ft.card.languages import language_line
-from blip2ft.card.markdown import bullets, code, plain
+from blip2ft.card.markdown import bullets, code, hub_link, plain
 from blip2ft.card.said import NOT_SAID
 from blip2ft.card.words import MODES, TASKS, class_of, part_name
 from blip2ft.counted import counted
 
 PAPER = "[BLIP-2](https://arxiv.org/abs/2301.12597)"
+CLIP = " on CLIP's image encoder, which blip2ft loads and transformers alone doesn't"
 INSTRUCT = "[InstructBLIP](https://arxiv.org/abs/2305.06500)"
 
 
@@ -31,7 +32,7 @@ def description(facts: Facts) -> str:
     is_instruct = class_of(facts.trained).startswith("Instruct")
     kind = f"{INSTRUCT}, which is {PAPER} whose Q-Former reads the question" if is_instruct else ""
     if facts.release.merged:
-        form = "The whole model is here, merged, in the format of transformers."
+        form = "The whole model is here, with what was trained merged into it."
     else:
         form = (
             "What is here is an **adapter**: the weights that were trained, "
@@ -47,7 +48,7 @@ def description(facts: Facts) -> str:
         "Funded by": facts.inline("funded_by"),
         "Shared by": facts.inline("shared_by" if "shared_by" in facts.said else "developers"),
         "Model type": f"vision-language model, {kind or PAPER}, for {TASKS[facts.task].title} "
-        f"(`{class_of(facts.trained)}`)",
+        f"(`{class_of(facts.trained)}`{CLIP if facts.is_clip else ''})",
         "Language(s) (NLP)": language_line(facts),
         "License": license_line(facts),
         "Finetuned from model": f"{base_link(facts)}{_where(facts)}; {base_license(facts)}",

@@ -2,25 +2,25 @@
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from blip2ft.card.known import BASES, KnownBase
-from blip2ft.card.markdown import plain
+from blip2ft.card.markdown import own_words, plain
 from blip2ft.card.said import NOT_SAID, QUESTIONS
 from blip2ft.finetuned import adapter_folder
 from blip2ft.models.adapters import FULL_FILE, LORA_FILE, read_description
+from blip2ft.models.clip_vision import MARK
 from blip2ft.publish.private import scrub, scrub_text
 from blip2ft.report.reading import Contents, read_run
 from blip2ft.training.learned_from import FILE as LEARNED_FROM
 
-HUB = "https://huggingface.co"
 UNKNOWN_REPO = "OWNER/NAME"  # what code says where the repository isn't known yet
 
 
@@ -60,6 +60,7 @@ class Facts:
         parameters: How many numbers were trained.
         base: Hub id of the model that training began with, None where it has none.
         folder: The last name of that model's folder; None of a hub id.
+        is_clip: Whether its image encoder is CLIP's, which stock transformers has no class for.
         asked: Questions that were asked in vain while the card was made.
     """
 
@@ -73,6 +74,7 @@ class Facts:
     parameters: int
     base: str | None
     folder: str | None
+    is_clip: bool
     release: Release
     said: Mapping[str, str | list[str]]
     asked: set[str] = field(default_factory=set)
@@ -104,7 +106,8 @@ class Facts:
     def is_lora_alone(self) -> bool:
         """Whether peft alone loads all that was trained, at the image size of the training."""
         resized = self.settings["model"]["image_size"] is not None
-        return self.trained.get("lora") is not None and not resized and FULL_FILE not in self.files
+        whole = not resized and FULL_FILE not in self.files and not self.is_clip
+        return whole and self.trained.get("lora") is not None
 
     @property
     def devices(self) -> list[str]:
@@ -183,20 +186,22 @@ def read_facts(folder: Path, said: Mapping[str, str | list[str]], release: Relea
         parameters=sum(_parameters(adapter / file) for file in found),
         base=base,
         folder=Path(name).name if at_home and base is None else None,
+        is_clip=_is_clip(name, trained.get("revision")),
         release=release,
         said=scrub(said, {}),
     )
 
 
-def own_words(text: str) -> str:
-    """A person's own Markdown: links and emphasis stay, HTML is shown as text."""
-    return re.sub(r"<(?!https?://[^\s<>]+>|[\w.+-]+@[\w.-]+>)", "&lt;", text)
-
-
-def hub_link(repo: str, revision: str | None = None) -> str:
-    """A model on the hub, at its commit where that is known."""
-    at = f"/tree/{revision}" if revision else ""
-    return f"[{plain(repo)}]({HUB}/{repo}{at})"
+def _is_clip(base: str, revision: str | None) -> bool:
+    """Whether a base has CLIP's image encoder; False too where it isn't here any more."""
+    path = Path(base, "config.json") if Path(base).is_absolute() else None
+    if path is None:
+        found = try_to_load_from_cache(base, "config.json", revision=revision)
+        path = Path(found) if isinstance(found, str) else None
+    if path is None or not path.is_file():
+        return False
+    vision = json.loads(path.read_text(encoding="utf-8")).get("vision_config", {})
+    return str(vision.get("hidden_act")).startswith(MARK)
 
 
 def _weights(adapter: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
+HUB = "https://huggingface.co"
 LONGEST = 200  # characters of a caption or an answer
 # What Markdown, HTML and the templates of sites read as more than a character: anywhere, and where
 # a line begins.
@@ -59,6 +60,17 @@ def shown_source(source: str) -> str:
     outside = PurePath(source).is_absolute() or source.startswith(("~", ".."))
     outside = outside or re.match(r"[A-Za-z]:[\\/]|\\\\", source) is not None
     return re.split(r"[\\/]", source.rstrip("\\/"))[-1] if outside else source
+
+
+def own_words(text: str) -> str:
+    """A person's own Markdown: links and emphasis stay, HTML is shown as text."""
+    return re.sub(r"<(?!https?://[^\s<>]+>|[\w.+-]+@[\w.-]+>)", "&lt;", text)
+
+
+def hub_link(repo: str, revision: str | None = None) -> str:
+    """A model on the hub, at its commit where that is known."""
+    at = f"/tree/{revision}" if revision else ""
+    return f"[{plain(repo)}]({HUB}/{repo}{at})"
 
 
 def _cell(text: str) -> str:

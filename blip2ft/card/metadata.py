@@ -51,7 +51,7 @@ def metadata(facts: Facts, scores: Scores) -> str:
 def library_of(facts: Facts) -> str:
     """What loads all of it. peft would leave out what isn't LoRA, without a word."""
     if facts.release.merged:
-        return "transformers"
+        return OURS if facts.is_clip else "transformers"
     return "peft" if facts.is_lora_alone else OURS
 
 

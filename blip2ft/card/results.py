@@ -70,6 +70,8 @@ def results(facts: Facts, scores: Scores) -> str:
             "A difference in bold is one that chance makes less than once in twenty times (paired "
             "randomization over images)."
         )
+    if facts.release.merged:
+        parts.append("They were measured in the run, before what was trained was merged.")
     parts = [table(header, rows), *parts]
     parts += [
         f"<details><summary>By {facts.shown(name)}</summary>\n\n{_groups(facts, name, groups)}"

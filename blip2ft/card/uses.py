@@ -52,14 +52,23 @@ def get_started(facts: Facts) -> str:
     """The command line, Python, and stock transformers where these load it."""
     cli = block("bash", CLI[facts.task].format(facts.repo))
     told = f"With blip2ft installed:\n\n{cli}\n\nIn Python:\n\n{block('python', _python(facts))}"
+    if facts.release.merged and facts.is_clip:
+        return f"{told}\n\ntransformers alone doesn't load it, as its image encoder is CLIP's."
     if facts.release.merged:
         return f"{told}\n\nWith transformers alone:\n\n{block('python', _stock(facts))}"
     if facts.is_lora_alone and facts.base is not None:
         return f"{told}\n\nWith peft alone:\n\n{block('python', _peft(facts))}"
-    return (
-        f"{told}\n\npeft alone loads the LoRA layers at most, and not `trained.safetensors`; for "
-        "transformers alone, `blip2ft export` makes a whole model of it."
-    )
+    return f"{told}\n\n{_others(facts)}"
+
+
+def _others(facts: Facts) -> str:
+    """What of an adapter other libraries load."""
+    told = "peft alone loads nothing of it, as there is no LoRA in it"
+    if facts.trained.get("lora"):
+        told = (
+            "peft alone loads its LoRA, neither what is in `trained.safetensors` nor the image size"
+        )
+    return f"{told}. `blip2ft export` makes a whole model of it."
 
 
 def _asked_with(facts: Facts) -> str:

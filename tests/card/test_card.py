@@ -349,3 +349,19 @@ def test_no_path_of_this_machine_is_in_a_card(made_run, said, tmp_path):
     assert str(tmp_path) not in text
     assert "/home/anna" not in text
     assert "`caption.py --output run`" in text
+
+
+def test_what_is_merged_and_transformers_can_not_load_is_told(made_run, tmp_path):
+    run = made_run("retrieval")
+    base = tmp_path / "vit-l"
+    base.mkdir()
+    path = run / "adapter" / "blip2ft.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": str(base)}))
+    for activation, library in (("blip2ft.quick_gelu", "blip2ft"), ("gelu", "transformers")):
+        config = {"vision_config": {"hidden_act": activation}}
+        (base / "config.json").write_text(json.dumps(config))
+        text = model_card(run, {}, Release(merged=True)).text
+        assert ModelCard(text).data.library_name == library
+        assert ("With transformers alone" in text) == (library == "transformers")
+        assert ("transformers alone doesn't load it" in text) == (library == "blip2ft")
+        assert "measured in the run, before what was trained was merged" in text

@@ -9,8 +9,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from blip2ft.card.card import model_card
-from blip2ft.card.facts import own_words
-from blip2ft.card.markdown import LONGEST, block, code, plain, shown_source, table
+from blip2ft.card.markdown import LONGEST, block, code, own_words, plain, shown_source, table
 
 HOSTILE = [
     "<script>alert(1)</script>",
