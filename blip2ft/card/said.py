@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import yaml
 
 NOT_SAID = "Not said by its authors."
+WIDTH = 90  # of the questions in a file to fill in
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,8 @@ def write_questions(asked: Sequence[str], said: Mapping[str, Any]) -> str:
 
 def _asked(key: str) -> list[str]:
     question = QUESTIONS[key]
-    return [f"# {question.ask}", f"{key}: {'[]' if question.several else ''}".rstrip(), ""]
+    asked = [f"# {line}" for line in wrap(question.ask, WIDTH)]
+    return [*asked, f"{key}: {'[]' if question.several else ''}".rstrip(), ""]
 
 
 def _text(value: Any, where: str) -> str:

@@ -100,7 +100,9 @@ def told_missing(missing: list[str]) -> str:
     if not missing:
         return "nothing is missing that only you know"
     width = max(map(len, missing))
-    lines = [f"  {name.ljust(width)}  {QUESTIONS[name].ask}" for name in missing]
+    # what comes behind the question is in the file
+    asked = {name: f"{QUESTIONS[name].ask.partition('?')[0]}?" for name in missing}
+    lines = [f"  {name.ljust(width)}  {ask}" for name, ask in asked.items()]
     return "\n".join(
         [
             "the card lacks what only you know; say it with --say QUESTION=ANSWER, or all of it in "
