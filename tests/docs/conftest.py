@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from accelerate.state import AcceleratorState
 from code_blocks import ROOT
-from stand_ins import CAPTIONER, FINDER, keep_in_cache
+from stand_ins import CAPTIONER, FINDER, LANGUAGE_MODEL, keep_in_cache, language_model_of
 
 from blip2ft.metrics.java import MetricUnavailable
 
@@ -20,6 +20,8 @@ def hub_cache(opt_folder, retriever_folder, tmp_path_factory) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     keep_in_cache(cache, CAPTIONER, opt_folder)
     keep_in_cache(cache, FINDER, retriever_folder)
+    language_model = language_model_of(opt_folder, tmp_path_factory.mktemp("language"))
+    keep_in_cache(cache, LANGUAGE_MODEL, language_model)
     return cache
 
 

@@ -1,5 +1,6 @@
 """The docs as a site."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,11 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     done = subprocess.run(
-        ["zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True
+        ["zensical", "build", "--strict"],
+        cwd=tmp_path,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert (tmp_path / "build" / "site" / "first-run.html").is_file()
