@@ -66,8 +66,8 @@ def look_at(source: Any) -> Look:
         return _look(io.BytesIO(data), data)
     except OSError as error:
         return Look("unreadable", error.strerror or str(error))
-    except ValueError as error:  # of a tar that has become too short
-        return Look("unreadable", str(error))
+    except ValueError as error:  # of a tar that has become too short, or of an address
+        return Look("unreadable", _reason(error, source))
 
 
 def look_of(kept: Mapping[str, Any]) -> Look:
@@ -157,11 +157,12 @@ def _no_bomb_check() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _reason(error: ValueError, source: str | Path | bytes) -> str:
-    """What training says of an image, without its path and the advice."""
-    where = str(source) if isinstance(source, str | Path) else "an image"
+def _reason(error: ValueError, source: Any) -> str:
+    """What training says of an image, without its path or address and the advice."""
+    where = str(source) if isinstance(source, str | Path) else getattr(source, "url", "an image")
     said = str(error).removeprefix(f"{where}: ")
-    return re.sub(r"\. (Fetch|Convert|Change|Correct|Make|Name) .*$", "", said, flags=re.DOTALL)
+    advice = r"\. (Fetch|Convert|Change|Check|Correct|Make|Name) .*$"
+    return re.sub(advice, "", said, flags=re.DOTALL)
 
 
 def _is_clear(file: BinaryIO) -> bool:

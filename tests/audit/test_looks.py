@@ -10,6 +10,7 @@ from PIL import Image
 from planted_faults import png_file
 
 from blip2ft.audit.looks import Look, face_pixels, look_at
+from blip2ft.data.remote import Remote
 from blip2ft.data.tar import Part
 
 
@@ -21,6 +22,14 @@ def test_a_good_image_has_no_fault(tmp_path: Path):
     assert not any((look.deep, look.transparent, look.turned, look.blank))
     assert look == look_at(encoded(picture()))
     assert face_pixels(look).shape == (216,)
+
+
+def test_what_keeps_an_address_from_being_fetched_is_told_without_the_address(monkeypatch):
+    monkeypatch.setattr("blip2ft.data.remote.PAUSE", 0.0)
+    look = look_at(Remote("http://127.0.0.1:9/a.jpg"))  # where nothing listens
+    assert look.fault == "unreadable"
+    assert look.reason.startswith("can't be fetched, tried 4 times (")
+    assert look.reason.endswith(")")  # what to do comes with the finding
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
