@@ -1,156 +1,144 @@
 """The page: what people see of a model, with Gradio."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from blip2ft.demo.answering import Answering, Search, decoding_of
+from blip2ft.demo.answering import BEAMS, HEAT, LONGEST, PENALTY, Answering, decoding_of
 from blip2ft.demo.reports import REASONS, Answer, keep_report
+from blip2ft.demo.search import Search
 
-UPLOAD = "20mb"
+logger = logging.getLogger(__name__)
 WAITING = 20  # requests in the queue before further ones are told to come later
-# Gradio's own theme, with the fonts that are there: nothing is fetched from elsewhere
-FONT = ["system-ui", "sans-serif"]
-MONO = ["ui-monospace", "monospace"]
-SHOWN = 24  # photos of a search
+HIDDEN: dict[str, Any] = {"api_visibility": "private"}
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+REPORTED = (
+    "The picture, the answer and what you write here are kept on the computer that runs this page, "
+    "for whoever looks after the model."
+)
+POINTED = "What of it speaks for these words is shown beside it."
+DIAGNOSTIC = (
+    "The brighter, the more of the queries' attention. A diagnostic: attention, weighed by "
+    "gradients too, is no explanation of an answer."
+)
 
 
 def make_page(answering: Answering, reports: Path, search: Search | None = None) -> gr.Blocks:
     """The page of a model; reports: the folder of what people report."""
-    with gr.Blocks(title=f"blip2ft: {answering.name}", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"{answering.name} · blip2ft", analytics_enabled=False) as page:
         gr.Markdown(f"# {_plain(answering.name)}")
-        adapter: Any = gr.State(None)
-        if answering.choices:
-            adapter = gr.Dropdown(
-                answering.choices, value=answering.choices[0], label="Adapter", interactive=True
-            )
-        with gr.Tabs():
-            if answering.writes:
-                with gr.Tab("Caption"):
-                    _writing(answering, reports, adapter, asks=False)
-                with gr.Tab("Question"):
-                    _writing(answering, reports, adapter, asks=True)
-            with gr.Tab("Attention"):
-                _attention(answering, adapter)
-            if search is not None:
-                with gr.Tab("Search"):
-                    _search(search)
-    page.queue(max_size=WAITING, default_concurrency_limit=1)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                image = _picture()
+                adapter: Any = gr.State(None)
+                if answering.choices:
+                    adapter = gr.Dropdown(
+                        answering.choices, value=answering.choices[0], label="Adapter"
+                    )
+            with gr.Column(scale=3, min_width=320), gr.Tabs():
+                if answering.writes:
+                    with gr.Tab("Caption"):
+                        _writing(answering, reports, image, adapter, asks=False)
+                    with gr.Tab("Question"):
+                        _writing(answering, reports, image, adapter, asks=True)
+                with gr.Tab("Attention"):
+                    _attention(answering, image, adapter)
+                if search is not None:
+                    with gr.Tab("Search"):
+                        _search(search)
+    page.queue(max_size=WAITING)
     return page
 
 
-def open_page(page: gr.Blocks, host: str, port: int | None, *, wait: bool = True) -> str:
-    """Serve the page and return its address; `wait` until Ctrl-C ends it.
-
-    Raises ValueError where the port is taken.
-    """
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            max_file_size=UPLOAD,
-            theme=gr.themes.Default(font=FONT, font_mono=MONO),
-            footer_links=[],
-            ssr_mode=False,
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        place = f"port {port}" if port else "any port from 7860"
-        raise ValueError(
-            f"{host} can't be listened on at {place} ({error}); choose another --port"
-        ) from error
-    print(f"{address} (Ctrl-C ends it)", flush=True)
-    if wait:
-        page.block_thread()
-    return address
-
-
-def _writing(answering: Answering, reports: Path, adapter: Any, *, asks: bool) -> None:
+def _writing(
+    answering: Answering, reports: Path, image: gr.Image, adapter: Any, *, asks: bool
+) -> None:
     """Captions, or with `asks` answers to questions, and the reports of bad ones."""
-    known = answering.description.get("generation", {})
-    with gr.Row():
-        with gr.Column():
-            image = _picture()
-            if asks:
-                asked = gr.Textbox(label="Question", placeholder="What is left of the dog?")
-            else:
-                asked = gr.Textbox(
-                    value=answering.prompt, label="Prompt", info="The caption goes on from here."
-                )
-            go = gr.Button("Answer" if asks else "Caption", variant="primary")
-            with gr.Accordion("Decoding", open=False):
-                beams = gr.Slider(1, 10, known.get("num_beams", 5), step=1, label="Beams")
-                longest = known.get("max_new_tokens", 10 if asks else 30)
-                length = gr.Slider(1, 200, longest, step=1, label="Longest, in tokens")
-                penalty = known.get("length_penalty", -1.0 if asks else 1.0)
-                favour = gr.Slider(-2, 2, penalty, label="Length penalty: above 0 favours long")
-                heat = gr.Slider(
-                    0, 2, 0, label="Temperature", info="0 takes the likeliest; above, one is drawn"
-                )
-        with gr.Column():
-            output = gr.Textbox(label="Answer" if asks else "Caption", lines=3, interactive=False)
-            given: Any = gr.State(None)
-            with gr.Accordion("Report a bad answer", open=False):
-                gr.Markdown(
-                    "The picture, the answer and what you write are kept on the computer that this "
-                    f"page runs on, in {_plain(str(reports))}."
-                )
-                reason = gr.Radio(list(REASONS), value=REASONS[0], label="What is wrong with it?")
-                right = gr.Textbox(label="What would be right?", info="May stay empty.")
-                send = gr.Button("Report")
-                told = gr.Markdown()
+    first = answering.choices[0] if answering.choices else None
+    if asks:
+        asked = gr.Textbox(label="Question", placeholder="What is on the left?")
+    else:
+        told = "The caption goes on from here."
+        asked = gr.Textbox(label="Prompt", value=answering.prompt(first), info=told)
+        if answering.choices:
+            adapter.change(answering.prompt, adapter, asked, **HIDDEN)
+    go = gr.Button("Answer" if asks else "Caption", variant="primary")
+    output = gr.Textbox(label="Answer" if asks else "Caption", lines=2, interactive=False)
+    given: Any = gr.State(None)
+    numbers = _decoding(answering.decoding(first), asks=asks)
+    with gr.Accordion("Report a bad answer", open=False):
+        gr.Markdown(REPORTED)
+        reason = gr.Radio(list(REASONS), value=REASONS[0], label="What is wrong with it?")
+        right = gr.Textbox(label="What would be right?", info="May stay empty.")
+        send = gr.Button("Report")
+        thanks = gr.Markdown()
 
     def answer(image: str | None, asked: str, name: str | None, *numbers: float) -> Any:
         work = answering.ask if asks else answering.caption
         found = told_by_page(lambda: work(image, asked, name, **decoding_of(*numbers)))
         return found.output, found, ""
 
-    def report(found: Answer | None, reason: str, right: str) -> str:
+    def report(found: Answer | None, reason: str, right: str) -> Any:
         if found is None:
-            raise gr.Error("There is no answer yet to report.", print_exception=False)
+            raise gr.Error("There is no answer to report; each can be once.", print_exception=False)
         file = told_by_page(lambda: keep_report(reports, found, reason, right))
-        return f"Thank you. It is in {_plain(str(file))}."
+        return f"Thank you. It is kept in {file.name}.", None, ""
 
-    numbers = [beams, length, favour, heat]
+    inputs, outputs = [image, asked, adapter, *numbers], [output, given, thanks]
     for event in (go.click, asked.submit):
-        event(answer, [image, asked, adapter, *numbers], [output, given, told])
-    send.click(report, [given, reason, right], [told])
+        event(answer, inputs, outputs, **ONE_AT_A_TIME, **HIDDEN)
+    image.change(lambda: ("", None, ""), None, outputs, **HIDDEN)
+    send.click(report, [given, reason, right], [thanks, given, right], **HIDDEN)
 
 
-def _attention(answering: Answering, adapter: Any) -> None:
-    with gr.Row():
-        with gr.Column():
-            image = _picture()
-            label = "Question" if answering.reads_questions else "Text, if you like"
-            text = gr.Textbox(label=label)
-            go = gr.Button("Show where it looks", variant="primary")
-        with gr.Column():
-            pictures = gr.Gallery(label="Where it looks", columns=1, object_fit="contain")
-            gr.Markdown(
-                "A diagnostic: attention, weighed by gradients too, is no explanation of an answer."
-            )
+def _decoding(known: Mapping[str, Any], *, asks: bool) -> list[gr.Slider]:
+    """The sliders that `decoding_of` reads, as the model was tuned for."""
+    longest = min(known.get("max_new_tokens", 10 if asks else 30), LONGEST[1])
+    penalty = known.get("length_penalty", -1.0 if asks else 1.0)
+    with gr.Accordion("Decoding", open=False), gr.Row():
+        return [
+            _slider("Beams", "Texts that are followed at once.", BEAMS, known.get("num_beams", 5)),
+            _slider("Longest", "Tokens, of which a word has one or two.", LONGEST, longest),
+            _slider("Length penalty", "Above 0 favours long texts.", PENALTY, penalty),
+            _slider("Temperature", "0: the likeliest text. Above: one drawn.", HEAT, 0.0),
+        ]
+
+
+def _slider(label: str, info: str, ends: tuple[float, float], value: float) -> gr.Slider:
+    step = 1 if isinstance(ends[0], int) else 0.1
+    return gr.Slider(*ends, value, step=step, label=label, info=info, min_width=240)
+
+
+def _attention(answering: Answering, image: gr.Image, adapter: Any) -> None:
+    label = "Question" if answering.reads_questions else "Text, if you like"
+    text = gr.Textbox(label=label, info="" if answering.reads_questions else POINTED)
+    go = gr.Button("Show where it looks", variant="primary")
+    pictures = _gallery("Where it looks", columns=2)
+    score = gr.Markdown()
+    gr.Markdown(DIAGNOSTIC)
 
     def attend(image: str | None, text: str, name: str | None) -> Any:
-        return told_by_page(lambda: answering.attend(image, text, name))
+        shown, told = told_by_page(lambda: answering.attend(image, text, name))
+        return shown, _plain(told)
 
     for event in (go.click, text.submit):
-        event(attend, [image, text, adapter], [pictures])
+        event(attend, [image, text, adapter], [pictures, score], **ONE_AT_A_TIME, **HIDDEN)
+    image.change(lambda: (None, ""), None, [pictures, score], **HIDDEN)
 
 
 def _search(search: Search) -> None:
     query = gr.Textbox(label="What to look for", placeholder="a red flag")
     go = gr.Button("Search", variant="primary")
-    found = gr.Gallery(label="Photos, the best first, with their scores", columns=4)
+    found = _gallery("Photos, the best first, with their scores", columns=3)
 
     def answer(query: str) -> Any:
-        return told_by_page(lambda: search(query, SHOWN))
+        return told_by_page(lambda: search(query))
 
     for event in (go.click, query.submit):
-        event(answer, [query], [found])
+        event(answer, query, found, **ONE_AT_A_TIME, **HIDDEN)
 
 
 def told_by_page(work: Callable[[], Any]) -> Any:
@@ -160,19 +148,46 @@ def told_by_page(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except ValueError as error:
-        raise gr.Error(_plain(str(error)), print_exception=False) from error
-    except torch.OutOfMemoryError as error:
-        raise gr.Error(
-            "The GPU's memory is full; take fewer beams, or a smaller model.", print_exception=False
-        ) from error
+        told = str(error)
+    except torch.OutOfMemoryError:
+        told = "The GPU's memory is full; take fewer beams, or a smaller model."
+    except OSError as error:
+        logger.warning("%s", error)
+        told = f"It couldn't be kept ({error.strerror}); the terminal of blip2ft demo tells more."
+    except Exception:
+        logger.exception("an error that wasn't foreseen")
+        told = "An error that wasn't foreseen; the terminal of blip2ft demo shows it."
+    raise gr.Error(_plain(told), print_exception=False)
 
 
 def _picture() -> gr.Image:
     sources: Any = ["upload", "webcam", "clipboard"]
-    return gr.Image(type="filepath", sources=sources, label="Picture", height=360)
+    image = gr.Image(
+        type="filepath",
+        sources=sources,
+        label="Picture",
+        placeholder="Drop a picture here\nor click to choose one",
+        height=360,
+        buttons=[],
+    )
+    # the file as it is: Gradio would open it first, and of one that it can't open tells nothing. A
+    # class of our own would do, but beside its module Gradio writes a file of types.
+    setattr(image, "preprocess", lambda sent: None if sent is None else sent.path)  # noqa: B010
+    return image
+
+
+def _gallery(label: str, *, columns: int) -> gr.Gallery:
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        columns=columns,
+        height="auto",
+        object_fit="contain",
+        format="jpeg",
+        buttons=["fullscreen"],
+    )
 
 
 def _plain(text: str) -> str:
     """As text, in Markdown and in messages, which Gradio shows as HTML."""
-    marks = str.maketrans({mark: f"&#{ord(mark)};" for mark in "&<>`*_[]"})
-    return text.translate(marks)
+    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)

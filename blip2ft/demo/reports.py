@@ -1,35 +1,41 @@
 """Bad answers that people report, kept so that the next run can learn from them.
 
 A folder of reports holds
-    images/           each picture once, by the sha256 of its file
-    captions.jsonl    image, the right caption, and what was answered
-    questions.jsonl   image, question, the right answer, and what was answered
-    unanswered.jsonl  reports without a right answer
-The first two are read by `blip2ft check` and the recipes, as any other table.
+    images/                     each picture once, as it was uploaded, by the sha256 of its file
+    captions.jsonl              image, the right caption, and what was answered
+    questions.jsonl             image, question, the right answer, and what was answered
+    captions-unanswered.jsonl   reports without a right caption: it is empty
+    questions-unanswered.jsonl  reports without a right answer: it is empty
+`blip2ft check` and the recipes read the first two as any other table. Of the others `check` names
+the rows whose caption or answer is still to be written.
 """
 
 import hashlib
+import io
 import json
-import shutil
-import threading
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from PIL import Image
 
+from blip2ft.demo.texts import checked_text
+from blip2ft.whole import LOCK, whole
+
 REASONS = ("wrong", "something is missing", "harmful", "no sentence", "other")
-LONGEST = 2000  # characters of what a person writes
-_lock = threading.Lock()
+WAIT = 10.0  # seconds for another process that adds a report
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a model answered, and what it was asked.
 
-    task: "caption" or "vqa"; asked: the prompt or the question; decoding: options of `generate`.
+    task: "caption" or "vqa"; image: the picture's file; asked: the prompt or the question;
+    decoding: options of `generate`.
     """
 
     task: str
@@ -44,33 +50,64 @@ class Answer:
 def keep_report(folder: Path, answer: Answer, reason: str, right: str = "") -> Path:
     """Add a report to `folder` and copy its picture there; returns the file that it was added to.
 
+    Several threads and processes may do so at once. An error leaves the file as it was.
+
     right: what would have been right, "" where nobody says.
 
-    Raises ValueError for an unknown reason and for texts that are too long.
+    Raises ValueError for an unknown reason, for a text that can't be learned (see `checked_text`),
+    and where the picture is gone; OSError where the folder can't be written.
     """
     if reason not in REASONS:
         raise ValueError(f"the reason is {reason!r}: allowed are {', '.join(REASONS)}")
-    right = " ".join(right.split())
-    if len(right) > LONGEST:
-        raise ValueError(f"the right answer has {len(right)} characters; {LONGEST} are allowed")
-    content = Path(answer.image).read_bytes()
+    right = " ".join(checked_text("The right answer", right).split())
+    try:
+        content = Path(answer.image).read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(
+            "The picture isn't kept any longer; choose it again, and have it answered anew."
+        ) from error
     digest = hashlib.sha256(content).hexdigest()
-    with Image.open(answer.image) as image:
-        suffix = "." + (image.format or "png").lower()
-    kept = Path("images") / f"{digest}{suffix}"
-    row = asdict(answer) | {"image": kept.as_posix(), "image_sha256": digest, "reason": reason}
-    row["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    name = "unanswered.jsonl"
-    if right and answer.task == "vqa":
-        name = "questions.jsonl"
-        row = {"image": row.pop("image"), "question": row.pop("asked"), "answer": right} | row
-    elif right:
-        name = "captions.jsonl"
-        row = {"image": row.pop("image"), "caption": right} | row
-    with _lock:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        if not (folder / kept).exists():
-            shutil.copyfile(answer.image, folder / kept)
-        with (folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return folder / name
+    kept = Path("images") / f"{digest}{_suffix(content)}"
+    about = asdict(answer) | {"image_sha256": digest, "reason": reason}
+    about["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    del about["image"]
+    if answer.task == "vqa":
+        name, row = "questions", {"question": about.pop("asked"), "answer": right}
+    else:
+        name, row = "captions", {"caption": right}
+    file = folder / f"{name}{'' if right else '-unanswered'}.jsonl"
+    line = json.dumps({"image": kept.as_posix(), **row, **about}, ensure_ascii=False)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=WAIT):
+            if not (folder / kept).exists():
+                with whole(folder / kept) as partial:
+                    partial.write_bytes(content)
+            _append(file, line.encode() + b"\n")
+    except Timeout as error:
+        raise ValueError("Another report is being kept right now; send this one again.") from error
+    return file
+
+
+def _suffix(content: bytes) -> str:
+    """The ending of the picture's kind; a phone's MPO is a JPEG with more behind it."""
+    with Image.open(io.BytesIO(content)) as image:
+        kind = (image.format or "png").lower()
+    return ".jpeg" if kind == "mpo" else f".{kind}"
+
+
+def _append(file: Path, line: bytes) -> None:
+    """Add a line as a whole or, on a full disk, nothing of it."""
+    with file.open("a+b", buffering=0) as opened:
+        end = opened.seek(0, os.SEEK_END)
+        if end:
+            opened.seek(end - 1)
+            if opened.read(1) != b"\n":  # whoever edits it may leave the last line open
+                line = b"\n" + line
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[opened.write(rest) :]
+        except OSError:
+            opened.truncate(end)
+            raise

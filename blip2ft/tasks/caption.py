@@ -109,6 +109,7 @@ def generate(
     num_beams: int = 5,
     max_new_tokens: int = 30,
     length_penalty: float = 1.0,
+    do_sample: bool = False,
     **options: Any,
 ) -> list[str]:
     """Answers to a batch of samples, decoded by beam search (section 4.2: 5 beams).
@@ -122,7 +123,7 @@ def generate(
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
         length_penalty=length_penalty,
-        do_sample=False,
+        do_sample=do_sample,
         eos_token_id=layout.end_token_id,
         pad_token_id=layout.pad_token_id,
         # of a model in shards transformers would have processes wait for each other, token by token
