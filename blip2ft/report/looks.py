@@ -105,7 +105,7 @@ def _views(seen: Look, picture: Picture) -> Iterator[View]:
     small = seen.image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     yield View(picture.uri, "image", "the image")
-    yield _view(small, seen.map, "all queries", "looks most")
+    yield _view(small, seen.map, "where it looks", "looks most")
     if seen.text_map is not None:
         title = f"speaks for the words ({seen.scored} {seen.score:.2g})"
         yield _view(small, seen.text_map, title, "what speaks for the words is most")
