@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser
 
 from blip2ft.errors import IN_PLACE_OF_DEEPSPEED, Stopped, plain_message
-from blip2ft.training.presence import fail, lost_another
+from blip2ft.training.presence import fail, lost_another, told_by_first
 from blip2ft.training.presence import stop as stop_all
 from blip2ft.whole import WRITING
 
@@ -120,6 +120,8 @@ def check_config_file(path: str) -> None:
 def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
     """Call `main` and exit with its own status, or 0, or 2 with the message of an error.
 
+    Of processes that fail alike the first tells it.
+
     128 and the signal's number where one stopped it: 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM, and 141
     where what reads its output ends before it. 1 where another process of the run was lost, which
     is told, and after an error that isn't foreseen, with its traceback.
@@ -144,12 +146,15 @@ def run_cleanly(main: Callable[[], int | None], *, debug: bool) -> NoReturn:
         if not ours and lost_another():
             status = 1
         else:
-            fail()
+            message = f"error: {_told(error)}"
+            told = ours and told_by_first(message)
+            fail(message)
             if not ours:
                 raise
             if debug:
                 traceback.print_exc()
-            print(f"error: {_told(error)}", file=sys.stderr)
+            if not told:
+                print(message, file=sys.stderr)
             status = 2
     try:
         sys.stdout.flush()

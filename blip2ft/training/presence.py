@@ -6,10 +6,12 @@ process may score with SPICE for an hour while the others wait.
 """
 
 import atexit
+import hashlib
 import logging
 import os
 import secrets
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -31,7 +33,8 @@ class Presence:
     """This process's side: what it says of itself, hears of others, and does about it.
 
     A process says how it ends, in one line; the first passes on who did, as "failed 3 pid 71 on
-    node2". One that ends without a word was killed.
+    node2", and by which error it fails itself, as "failed:5f0a 0 pid 70 on node1". One that ends
+    without a word was killed.
     """
 
     def __init__(self, rank: int, world: int) -> None:
@@ -40,15 +43,17 @@ class Presence:
         self.over = False
         self.message, self.telling = "", threading.Lock()
         self.news = ""  # what the first passes on
+        self.error_of_first = ""  # its digest
         self.connections: dict[int, socket.socket] = {}  # by the process at the other end
         self.passing = threading.Lock()  # who connects while news go out gets them, and once
         os.register_at_fork(after_in_child=self._close)  # loaders would hold them open
 
-    def end(self, how: str) -> None:
-        """Say that this process ends: BYE, FAILED or STOPPED."""
+    def end(self, how: str, error: str = "") -> None:
+        """Say that this process ends: BYE, FAILED or STOPPED; error: the digest of what it says."""
         if not self.over:
             self.over = True
-            self._send(how if self.rank or how == BYE else f"{how} {_name(0)}")
+            said = f"{how}:{error}" if error else how
+            self._send(how if self.rank or how == BYE else f"{said} {_name(0)}")
 
     def hear(self, how: str, who: str) -> None:
         """Another process was lost: tell all, and end, at the latest when the grace is over.
@@ -57,6 +62,7 @@ class Presence:
         """
         if self.over or self.lost.is_set():
             return
+        how, _, self.error_of_first = how.partition(":")
         self.message = _told(how, who, self.world) if self._speaks(int(who.split()[0])) else ""
         if self.rank == 0:
             self._send(f"{how} {who}")
@@ -172,10 +178,29 @@ def attend(rank: int, world: int, share: Callable[[list[str]], list[str]]) -> No
     _present.append(presence)
 
 
-def fail() -> None:
+def fail(message: str = "") -> None:
     """Say that this process ends by an error of its own; nothing where it is the only one."""
     for presence in _present:
-        presence.end(FAILED)
+        presence.end(FAILED, _digest(message))
+
+
+def told_by_first(message: str) -> bool:
+    """Whether the first process fails by the same error and tells it, before this one says so.
+
+    Before processes know of each other, as settings are read, others than the first of a machine
+    wait a little: a launcher ends them when that one fails.
+    """
+    if not _present:
+        if int(os.environ.get("LOCAL_RANK", "0")):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(TOGETHER)
+        return False
+    (presence,) = _present
+    if presence.rank == 0:
+        return False
+    # a launcher may end this one as soon as the first has: what it has to say comes before
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return presence.lost.wait(TOGETHER) and presence.error_of_first == _digest(message)
 
 
 def stop() -> None:
@@ -212,6 +237,10 @@ def _told(how: str, who: str, world: int) -> str:
         f"\nerror: {named} was killed, so the others stop: memory ran out, or somebody or its "
         "machine ended it. What was saved is whole: the same command with --resume goes on"
     )
+
+
+def _digest(message: str) -> str:
+    return hashlib.blake2b(message.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
 def _name(rank: int) -> str:

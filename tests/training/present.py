@@ -1,7 +1,7 @@
 """One process that is present, and does what it is told: python present.py RANK WORLD FILE GRACE.
 
 FILE is how the others learn where the first one listens. Commands come line by line: "die", "fail",
-"stop", "work" (heeding nobody), "end", or "wait" for another to be lost.
+"fail WORDS", "stop", "work" (heeding nobody), "end", or "wait" for another to be lost.
 """
 
 import os
@@ -32,6 +32,11 @@ def main(rank: int, world: int, told: Path, grace: float) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         elif command == "fail":
             presence.fail()
+            sys.exit(2)
+        elif command.startswith("fail "):
+            if not presence.told_by_first(command):
+                print(command, file=sys.stderr)
+            presence.fail(command)
             sys.exit(2)
         elif command == "stop":
             presence.stop()

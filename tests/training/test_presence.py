@@ -120,6 +120,39 @@ def test_where_all_fail_nothing_is_told_of_each_other(start):
     assert [process.returncode for process in processes] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_an_error_of_all_is_told_by_the_first(start, order):
+    processes = start(3)
+    for rank in order:
+        tell(processes[rank], "fail no space")
+    said = [process.communicate(timeout=20)[1] for process in processes]
+    assert said == ["fail no space\n", "", ""]
+    assert [process.returncode for process in processes] == [2, 2, 2]
+
+
+def test_an_error_that_the_first_has_not_is_told_even_where_a_launcher_ends_the_process(start):
+    processes = start(2)
+    tell(processes[1], "fail a bad image")
+    time.sleep(0.3)
+    processes[1].terminate()
+    tell(processes[0], "fail another process says why")
+    said = [process.communicate(timeout=20)[1] for process in processes]
+    assert said == ["fail another process says why\n", "fail a bad image\n"]
+
+
+def test_before_processes_know_of_each_other_the_first_of_a_machine_speaks(monkeypatch):
+    waited = []
+    monkeypatch.setattr(presence.time, "sleep", waited.append)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            assert not presence.told_by_first("error: x")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert waited == [presence.TOGETHER]
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_an_end_as_it_should_be_stops_nobody(start, first):
     processes = start(2, grace=0.1)
