@@ -4,6 +4,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 from code_blocks import ROOT
@@ -16,18 +21,86 @@ TROUBLES = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").re
 OF_OTHERS = {"CUDA out of memory"}
 
 
-def test_the_site_is_built_without_a_warning(tmp_path):
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site as it is built; it has to be without a warning."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", folder)
     done = subprocess.run(
         ["zensical", "build", "--strict"],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "NO_COLOR": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert (tmp_path / "build" / "site" / "first-run.html").is_file()
+    return folder / "build" / "site"
+
+
+@pytest.fixture(scope="module")
+def address(site) -> Iterator[str]:
+    """Where the site is served, on loopback."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_site_has_a_page_for_each_file(site):
+    names = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert {path.stem for path in site.glob("*.html")} == names | {"404"}
+
+
+def test_pages_fit_a_phone_show_their_pictures_and_ask_nobody_else(site, address, browser):
+    """In light and in dark in turn."""
+    asked, broken = [], []
+    for number, path in enumerate(sorted(site.glob("*.html"))):
+        context = browser.new_context(
+            viewport={"width": 390, "height": 844},
+            color_scheme="dark" if number % 2 else "light",
+        )
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("requestfailed", lambda request: broken.append(request.url))
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(f"{address}/{path.name}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+        assert page.locator("article h1").is_visible()
+        empty = "images => images.filter(i => !(i.complete && i.naturalWidth)).map(i => i.src)"
+        assert page.locator("article img").evaluate_all(empty) == []
+        context.close()
+    assert broken == []
+    assert {url for url in asked if not url.startswith((f"{address}/", "data:", "blob:"))} == set()
+
+
+def test_the_search_finds_a_message(address, browser_page):
+    asked = []
+    browser_page.on("request", lambda request: asked.append(request.url))
+    with browser_page.expect_response("**/search.json"):
+        browser_page.goto(f"{address}/index.html")
+    browser_page.keyboard.press("Control+k")
+    browser_page.get_by_role("combobox").fill("whatever the image")
+    found = browser_page.get_by_role("option").first
+    assert "nothing of the image reaches" in found.inner_text()
+    browser_page.keyboard.press("Enter")
+    browser_page.wait_for_url("**/troubleshooting.html*")
+    assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+def test_links_outside_the_site_lead_somewhere(name):
+    page = ROOT / name
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{name} links to {target}"
 
 
 def test_every_page_is_in_the_menu():
