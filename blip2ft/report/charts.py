@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 5.0  # inches, of 72 units of the SVG
-HEIGHT, ROW = 2.6, 0.62  # of a chart of curves, and of a score's line
+HEIGHT, ROW, ROW_OF_A_RUN = 2.6, 0.62, 0.13  # of curves; of a score, and of it from 3 runs on
 MOST = 8  # runs whose curves can be told apart: see style.css
 # Colours that stand for variables of style.css: matplotlib knows no others.
 TEXT, GRID = "#010000", "#020000"
@@ -129,7 +129,8 @@ def score_chart(
     """
     if not scores:
         return None
-    figure, lines = _figure(ROW * len(scores) + 0.1, rows=len(scores))
+    row = ROW + ROW_OF_A_RUN * max(0, len(names) - 2)
+    figure, lines = _figure(row * len(scores) + 0.1, rows=len(scores))
     for axes, (name, intervals) in zip(lines, scores, strict=True):
         axes.grid(False)
         for place, one in enumerate(intervals):

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from blip2ft.counted import counted
 from blip2ft.errors import plain_message
@@ -149,9 +150,12 @@ def span(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
 
 
-def changed(run: Contents) -> list[tuple[str, list[str]]]:
-    """The settings that a resume changed, with their value of each start."""
-    rows = differing([flat(settings) for settings in run.starts])
+def differing_settings(starts: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The settings that not all starts, of one run or of several, have alike.
+
+    Where a run lies and that it goes on is left out.
+    """
+    rows = differing([flat(settings) for settings in starts])
     return [(name, values) for name, values in rows if name not in OF_THE_COMMAND]
 
 

@@ -109,7 +109,7 @@ def groups_of(samples: Sequence[Sample], *, of_runs: bool = False) -> list[Group
 
     if of_runs:
         groups = [
-            take("Scores differ most", "One run is right where another isn't.", _spread),
+            take("Scores differ most", "Where one run is far better than another.", _spread),
             take("Words differ most", "The answers share the fewest words.", _changed),
         ]
     else:

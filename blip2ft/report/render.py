@@ -9,8 +9,8 @@ from blip2ft.report.charts import Chart, Curve, curve_chart, score_chart
 from blip2ft.report.curves import NOTHING, points_of
 from blip2ft.report.facts import (
     TASKS,
-    changed,
     differing,
+    differing_settings,
     environment,
     gains,
     notices,
@@ -72,7 +72,7 @@ def run_page(run: Contents, attention: int = 0, dtype: "torch.dtype | None" = No
         resources=time_and_memory(run),
         environment=list(environment(run)),
         settings=sorted(flat(run.settings).items()),
-        changed=changed(run),
+        changed=differing_settings(run.starts),
         starts=[f"start {number}" for number, _ in enumerate(run.starts, 1)],
         looks=_looks(run, groups, found["pictures"], attention, dtype) if attention else [],
         **found,
@@ -101,7 +101,7 @@ def comparison_page(runs: Sequence[Contents], names: Sequence[str]) -> str:
         score_chart=_scores_drawn(table),
         curves=_curves(runs, names),
         resources=_side_by_side([dict(time_and_memory(run)) for run in runs]),
-        settings=differing([flat(run.settings) for run in runs]),
+        settings=differing_settings([run.settings for run in runs]),
         environment=differing([dict(environment(run)) for run in runs]),
         **_gallery(first, shared, groups_of(shared, of_runs=True), names),
     )

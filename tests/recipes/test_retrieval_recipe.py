@@ -122,6 +122,7 @@ def test_evaluation_alone_trains_nothing(retriever_folder, photo_folder, tmp_pat
     assert [row["step"] for row in read_lines(run / "metrics.jsonl")] == [0]
     assert not (run / "log.jsonl").exists()
     assert "nothing was trained" in capsys.readouterr().out
+    assert "nothing was trained" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_cached_itc_compares_the_whole_batch(retriever_folder, photo_folder, tmp_path, capsys):

@@ -153,6 +153,7 @@ def test_a_test_set_without_answers_is_answered(opt_folder, retriever_folder, qu
     run_recipe(*words, "--data.validation", json.dumps(source), "--evaluate_only", "true")
     results = json.loads((run / "predictions" / "validation-00000000-results.json").read_text())
     assert [row["question_id"] for row in results] == list(range(16))
+    assert "None of them is scored." in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_stock_transformers_answers_alike_from_the_export(

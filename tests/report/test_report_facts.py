@@ -6,8 +6,8 @@ import pytest
 from test_report_reading import change_settings, unfinished
 
 from blip2ft.report.facts import (
-    changed,
     differing,
+    differing_settings,
     environment,
     gains,
     notices,
@@ -135,9 +135,9 @@ def test_the_command_can_be_copied(made_run):
 
 def test_settings_that_a_resume_changed_are_told(made_run):
     folder = made_run("caption")
-    assert changed(read_run(folder)) == []
+    assert differing_settings(read_run(folder).starts) == []
     change_settings(folder, "config-resumed-1.yaml", train__resume=True, data__workers=7)
-    ((name, values),) = changed(read_run(folder))
+    ((name, values),) = differing_settings(read_run(folder).starts)
     assert (name, values[1]) == ("data.workers", "7")
 
 

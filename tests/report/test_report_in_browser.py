@@ -108,7 +108,7 @@ def test_a_page_is_worked_by_keys_alone(opened, hostile):
 
 @pytest.mark.parametrize("width", [390, 320])
 def test_a_page_fits_a_phone(opened, hostile, tmp_path, width):
-    runs = [make_run(tmp_path / f"{'a-long-name-' * 5}{i}", "vqa") for i in range(2)]
+    runs = [make_run(tmp_path / f"{'a-long-name-' * 5}{i}", "vqa") for i in range(3)]
     both = write_comparison(runs, tmp_path / "both.html")
     for file in (hostile, both):
         page = opened(file, viewport={"width": width, "height": 800})
