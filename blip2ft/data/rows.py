@@ -49,13 +49,17 @@ def csv_rows(
             return
         except csv.Error as error:
             place = f"{name}:{begin + 1}"
+            # a cell is endless by itself, or for a quote that isn't closed
+            endless = "larger than field limit" in str(error)
+            what = "an endless cell, or broken quoting" if endless else "broken quoting"
+            remedy = f"Shorten the cell. {CLOSE}" if endless else CLOSE
             if not width or not problems.read_on:
-                raise ValueError(f"{place}: broken quoting ({error}). {CLOSE}") from error
+                raise ValueError(f"{place}: {what} ({error}). {remedy}") from error
             lines = lines or list(io.StringIO(text, newline=""))
             rest = range(begin + 1, len(lines))
             start = next((n for n in rest if _is_row(lines[n], delimiter, width)), len(lines))
             on = f"read on from line {start + 1}" if start < len(lines) else "no row behind is read"
-            problems.add("broken quoting", f"{place} ({error}; {on})", CLOSE)
+            problems.add(what, f"{place} ({error}; {on})", remedy)
             reader = csv.reader(islice(lines, start, None), delimiter=delimiter, strict=True)
             continue
         if cells:
