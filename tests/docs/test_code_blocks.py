@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from code_blocks import PAGES, ROOT, Block, blocks, commands
 from stand_ins import provide
 
+from blip2ft.parse import _keys as setting_names
 from blip2ft.parse import parse_config
 from blip2ft.settings import CONFIGS
 
@@ -39,6 +40,22 @@ def test_what_a_page_tells_to_type_works(page, newcomer, blip2ft_main):
             run_block(block, there, blip2ft_main)
         except BaseException as error:
             raise AssertionError(f"{place}: {error}") from error
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_settings_that_a_page_names_are_settings(page):
+    """Such as `train.batch_size`, and --train.batch_size."""
+    known = {key for config in CONFIGS.values() for key in setting_names(config)}
+    groups = {key.split(".")[0] for key in known if "." in key}
+    known |= {key.rpartition(".")[0] for key in known}
+    spans = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    named = {
+        name
+        for span in spans
+        for name in re.findall(r"(?<![\w./=-])(?:--)?([a-z_]+(?:\.[a-z_0-9]+)+)(?![\w(/-])", span)
+        if name.split(".")[0] in groups and not name.endswith((".csv", ".py"))
+    }
+    assert named <= known
 
 
 def run_block(block: Block, there: set[Path], blip2ft_main) -> None:
