@@ -108,7 +108,7 @@ def _question(
     if text is None:
         raise ValueError(
             "this model's Q-Former reads the question, and looks where it points: give a question "
-            "as text"
+            "as text (--text)"
         )
     asked = ask(prompt, text) if "{}" in prompt else text
     batch = text_layout(model, processor).collate_prompts([Sample(pixels, asked)])
