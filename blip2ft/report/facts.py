@@ -7,6 +7,7 @@ from typing import Any
 
 from blip2ft.counted import counted
 from blip2ft.errors import plain_message
+from blip2ft.inspection import inspect
 from blip2ft.models.parts import PARTS, PartRow, part_rows
 from blip2ft.report.curves import NOTHING, number, points_of
 from blip2ft.report.gallery import Sample
@@ -43,7 +44,8 @@ def said_of(run: Contents) -> str:
     if not run.trains:
         done = f"{name} as it is, on the {run.split} split; nothing was trained."
         return done if run.ended else f"{done} It hasn't been evaluated yet."
-    steps = counted(max((row.get("step", 0) for row in run.log), default=0), "step")
+    logged = points_of(run.log, "step")
+    steps = counted(logged[-1].step if logged else 0, "step")
     if not run.ended:
         so_far = f"{name}, trained for {steps} so far."
         if run.best is None:
@@ -86,8 +88,6 @@ def gains(samples: Sequence[Sample]) -> dict[str, int]:
 
 def parts_of(run: Contents) -> tuple[list[PartRow], str]:
     """The table of parts, and why it has no numbers, "" where it has."""
-    from blip2ft.inspection import inspect
-
     modes = run.settings["parts"] if run.trains else dict.fromkeys(PARTS, "frozen")
     unknown = [PartRow(part, mode, "", 0, 0) for part, mode in modes.items()]
     if not run.ended:
@@ -98,7 +98,7 @@ def parts_of(run: Contents) -> tuple[list[PartRow], str]:
             found = inspect(str(run.folder))
         else:
             found = inspect(model["name"], revision=model["revision"])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, KeyError) as error:  # KeyError: another version's
         return unknown, f"How large they are isn't known: {plain_message(error).splitlines()[0]}"
     return part_rows(found.model, found.parts), ""
 
@@ -160,7 +160,11 @@ def differing_settings(starts: Sequence[Mapping[str, Any]]) -> list[tuple[str, l
 
 
 def differing(runs: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
-    """The settings that not all runs have alike; a dash where a run hasn't one."""
-    names = dict.fromkeys(name for settings in runs for name in settings)
-    rows = [(name, [settings.get(name, NOTHING) for settings in runs]) for name in names]
-    return [(name, values) for name, values in rows if len(set(values)) > 1]
+    """What not all runs have alike."""
+    return [(name, values) for name, values in side_by_side(runs) if len(set(values)) > 1]
+
+
+def side_by_side(runs: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    """All that any run has, with the values of each; a dash where a run hasn't it."""
+    names = dict.fromkeys(name for facts in runs for name in facts)
+    return [(name, [facts.get(name, NOTHING) for facts in runs]) for name in names]

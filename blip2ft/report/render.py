@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from blip2ft.evaluation.intervals import Interval
 from blip2ft.pages import readable
 from blip2ft.report.charts import Chart, Curve, curve_chart, score_chart
-from blip2ft.report.curves import NOTHING, points_of
+from blip2ft.report.curves import points_of
 from blip2ft.report.facts import (
     TASKS,
     differing,
@@ -16,6 +16,7 @@ from blip2ft.report.facts import (
     notices,
     parts_of,
     said_of,
+    side_by_side,
     time_and_memory,
 )
 from blip2ft.report.gallery import OF_REFERENCES, Group, Sample, groups_of, samples_of, texts_of
@@ -100,7 +101,7 @@ def comparison_page(runs: Sequence[Contents], names: Sequence[str]) -> str:
         scores=table,
         score_chart=_scores_drawn(table),
         curves=_curves(runs, names),
-        resources=_side_by_side([dict(time_and_memory(run)) for run in runs]),
+        resources=side_by_side([dict(time_and_memory(run)) for run in runs]),
         settings=differing_settings([run.settings for run in runs]),
         environment=differing([dict(environment(run)) for run in runs]),
         **_gallery(first, shared, groups_of(shared, of_runs=True), names),
@@ -166,8 +167,3 @@ def _gallery(
         "others": others,
         "searched": len(shown) + len(others),
     }
-
-
-def _side_by_side(facts: Sequence[dict[str, str]]) -> list[tuple[str, list[str]]]:
-    names = dict.fromkeys(name for of_run in facts for name in of_run)
-    return [(name, [of_run.get(name, NOTHING) for of_run in facts]) for name in names]
