@@ -391,7 +391,7 @@ def test_fp16_with_flan_t5_is_refused(t5_folder, photo_folder, tmp_path, monkeyp
     # fp16 needs a GPU before it can be refused
     class Fp16:
         mixed_precision, is_main_process, device = "fp16", True, torch.device("cpu")
-        num_processes = 1
+        num_processes, is_local_main_process = 1, False
 
     import blip2ft.training.processes
 
