@@ -142,7 +142,10 @@ def test_folders_are_searched_to_the_bottom(blip2ft_main, asked, opt_folder, tmp
     assert "größer" in out
 
 
-def test_out_is_written_and_never_overwritten(blip2ft_main, asked, opt_folder, photo_folder):
+def test_out_is_written_and_never_overwritten(
+    blip2ft_main, asked, opt_folder, photo_folder, monkeypatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # or there is no bar
     out_file = photo_folder / "captions.jsonl"
     line = ("caption", photo_folder, "--model", opt_folder, "--batch-size", 3, "--out", out_file)
     try:
@@ -460,6 +463,7 @@ def test_on_a_terminal_no_bar_is_among_the_answers(
     blip2ft_main, asked, opt_folder, photo_folder, monkeypatch
 ):
     line = ("caption", photo_folder, "--model", opt_folder)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert "caption: 100%" in blip2ft_main(*line)[2]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert "caption:" not in blip2ft_main(*line)[2]
