@@ -7,11 +7,9 @@ from typing import Any
 from blip2ft.evaluation.compare import Difference, compare
 from blip2ft.evaluation.intervals import Interval, intervals
 from blip2ft.evaluation.sums import sums
-from blip2ft.metrics.recall_at_k import WAYS
 
 Row = Mapping[str, Any]
-# What tells how good one answer is, of the scores of each task.
-OF_ONE = {"caption": "cider", "vqa": "accuracy", "retrieval": f"{WAYS[0]}_r1"}
+OF_ONE = {"caption": "cider", "vqa": "accuracy"}  # what tells how good one answer is
 
 
 @dataclass(frozen=True)
