@@ -22,9 +22,10 @@ def page_of(run: Path) -> HtmlPage:
     return HtmlPage(write_report(run).read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def pages(tmp_path) -> list[HtmlPage]:
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> list[HtmlPage]:
     """A page of each kind: the tasks', a comparison, a hostile one, one of an unfinished run."""
+    tmp_path = tmp_path_factory.mktemp("pages")
     runs = [make_run(tmp_path / task, task) for task in ("caption", "vqa", "retrieval")]
     found = [page_of(run) for run in runs]
     other = unfinished(make_run(tmp_path / "other", "caption"))
