@@ -46,11 +46,11 @@ def looks_of(
     groups: Sequence[Group],
     pictures: Mapping[Any, Picture],
     count: int,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None = None,
 ) -> list[Seen]:
     """Looks at `count` of the samples with a picture, of each group in turn.
 
-    dtype: of the weights that the run didn't train.
+    dtype: of the weights that the run didn't train; None is fp32.
 
     Raises ValueError for a run that hasn't ended, and where its model can't be loaded.
     """
@@ -58,7 +58,7 @@ def looks_of(
     chosen = [one for one in turns if one is not None and one.key in pictures]
     if not chosen:
         return []
-    model, processor, prompt = _load(run, dtype)
+    model, processor, prompt = _load(run, dtype or torch.float32)
     return [
         _seen(model, processor, prompt, sample, pictures[sample.key])
         for sample in islice(chosen, count)

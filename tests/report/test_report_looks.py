@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from html_page import HtmlPage
 from made_run import make_run
 from PIL import Image
@@ -41,7 +40,7 @@ def looks(folder: Path, count: int = 3) -> list:
     )
     groups = groups_of(samples)
     shown = [sample for group in groups for sample in group.samples]
-    return looks_of(run, groups, pictures_of(run, shown)[0], count, torch.float32)
+    return looks_of(run, groups, pictures_of(run, shown)[0], count)
 
 
 def test_a_look_is_that_of_attend(trained):
