@@ -43,6 +43,8 @@ def description(facts: Facts) -> str:
     trained = ", ".join(
         f"{name} {MODES[mode]}" for part, mode in modes if (name := part_name(facts.task, part))
     )
+    if stage1 := facts.trained.get("stage1"):
+        trained += f". The Q-Former's text branch began as that of {code(stage1)}"
     lines = {
         "Developed by": facts.inline("developers"),
         "Funded by": facts.inline("funded_by"),

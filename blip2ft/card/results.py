@@ -89,7 +89,8 @@ def results_summary(facts: Facts, scores: Scores) -> str:
     main = scores.main
     if main is None:
         return NOTHING
-    told = f"{metric_name(main.name)} is {_value(main.after, main.interval)}"
+    name = metric_name(main.name)
+    told = f"{name[0].upper()}{name[1:]} is {_value(main.after, main.interval)}"
     if main.before is not None:
         told += f", and was {_value(main.before, main.interval_before)} before training"
     if not scores.changes:

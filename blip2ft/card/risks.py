@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from blip2ft.card.facts import Facts
 from blip2ft.card.known import WEB_DATA, WEB_RISKS
 from blip2ft.card.markdown import bullets, plain, table
-from blip2ft.card.scores import Group, Scores
+from blip2ft.card.scores import ENOUGH, Group, Scores
 from blip2ft.card.words import TASKS, metric_name
 from blip2ft.counted import counted
 from blip2ft.evaluation.told import between, number
@@ -43,7 +43,7 @@ def _measured(facts: Facts, scores: Scores) -> list[str]:
         lines += [
             _lowest(facts, name, groups, metric)
             for name, groups in scores.by_field.items()
-            if len({one.scores[metric].value for one in groups if metric in one.scores}) > 1
+            if len({one.scores[metric].value for one in _telling(groups, metric)}) > 1
         ]
     repeated = facts.learned.get("repeated")
     if repeated is not None and facts.task != "retrieval":
@@ -55,9 +55,13 @@ def _measured(facts: Facts, scores: Scores) -> list[str]:
     return lines
 
 
+def _telling(groups: Sequence[Group], metric: str) -> list[Group]:
+    return [one for one in groups if metric in one.scores and one.count >= ENOUGH]
+
+
 def _lowest(facts: Facts, field: str, groups: Sequence[Group], metric: str) -> str:
     """The group of a field with the lowest score, beside the highest."""
-    scored = [one for one in groups if metric in one.scores]
+    scored = _telling(groups, metric)
     low = min(scored, key=lambda one: one.scores[metric].value)
     high = max(scored, key=lambda one: one.scores[metric].value)
     told = []

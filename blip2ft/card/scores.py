@@ -1,5 +1,6 @@
 """How good the model is: before and after training, by group, and what got worse."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from blip2ft.evaluation.intervals import Interval, intervals_of
 from blip2ft.evaluation.sums import sums
 
 FEW = 12  # values of a field that is told of unasked
+ENOUGH = 5  # records of a group that it takes to say something of it
 EVEN = 1e-9  # of two scores, from sums in another order
 Row = Mapping[str, Any]
 
@@ -163,7 +165,8 @@ def _few(rows: Sequence[Row]) -> dict[str, dict[str, list[int]]]:
     """The fields that set a few groups apart."""
     found = {}
     for name in fields_of(rows):
-        values = {str(row.get("fields", {}).get(name)) for row in rows}
-        if 1 < len(values) <= FEW:
+        counts = Counter(str(row.get("fields", {}).get(name)) for row in rows)
+        enough = [count for count in counts.values() if count >= ENOUGH]
+        if len(counts) <= FEW and len(enough) > 1:
             found[name] = group(rows, name)
     return found

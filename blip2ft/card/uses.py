@@ -6,6 +6,7 @@ from blip2ft.card.languages import languages_of
 from blip2ft.card.markdown import block, code
 from blip2ft.card.said import NOT_SAID
 from blip2ft.card.words import TASKS, class_of
+from blip2ft.models.adapters import FULL_FILE
 
 CLI = {
     "caption": "blip2ft caption photo.jpg --model {}",
@@ -44,7 +45,7 @@ def recommendations(facts: Facts) -> str:
         return facts.text("recommendations")
     return (
         f"{NOT_SAID} In general: try it on images of your own kind before you rely on it, look at "
-        "the results by group below, and tell people that they read a machine's words."
+        "the results below, and tell people that they read a machine's words."
     )
 
 
@@ -65,9 +66,11 @@ def _others(facts: Facts) -> str:
     """What of an adapter other libraries load."""
     told = "peft alone loads nothing of it, as there is no LoRA in it"
     if facts.trained.get("lora"):
-        told = (
-            "peft alone loads its LoRA, neither what is in `trained.safetensors` nor the image size"
-        )
+        size = facts.trained["image_size"]
+        resized = facts.settings["model"]["image_size"] is not None
+        lacking = ["what is in `trained.safetensors`"] if FULL_FILE in facts.files else []
+        lacking += [f"the image size of {size} px"] if resized else []
+        told = f"peft alone loads its LoRA{', but not ' if lacking else ''}{' nor '.join(lacking)}"
     return f"{told}. `blip2ft export` makes a whole model of it."
 
 

@@ -162,20 +162,19 @@ def test_groups_are_those_with_a_few_values_or_those_that_are_asked_for(made_run
         model_card(run, {}, Release(fields=("grop",)))
 
 
-def test_ids_are_no_groups(made_run):
+def test_a_field_with_a_value_for_each_is_no_group(made_run):
     run = made_run("caption")
     for path in (run / "predictions").glob("test-*.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for number, row in enumerate(rows):
-            row["fields"] = {"photographer": f"P{number}"} | row["fields"]
+            row["fields"] |= {"photographer": f"P{number}", "camera": "A" if number < 8 else "B"}
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # twelve names are few enough to be told of twelve images, a thirteenth isn't
-    assert "photographer" in model_card(run, {}).text
-    last = run / "predictions" / "test-00000040.jsonl"
-    rows = [json.loads(line) for line in last.read_text().splitlines()]
-    rows.append(rows[0] | {"image_id": "99.png", "fields": {"photographer": "P99"}})
-    last.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "photographer" not in model_card(run, {}).text
+    text = model_card(run, {}).text
+    assert "photographer" not in text
+    assert "camera" not in text  # B has four records, of which nothing much can be said
+    text = model_card(run, {}, Release(fields=("camera",))).text
+    assert "| B | 4 |" in text
+    assert "By camera, CIDEr-D is lowest" not in text
 
 
 def test_base_data_and_settings_are_told(made_run):
@@ -233,9 +232,21 @@ def test_lora_and_fewer_bits_are_told(made_run):
     assert "It was not changed here" not in text
     assert "- **LoRA**: " in text
     assert "lora" in ModelCard(text).data.tags
+    assert "its LoRA, but not what is in `trained.safetensors` nor the image size of 224 px" in text
     # parts trained in full are beside the LoRA, which peft alone would load without a word
     assert ModelCard(text).data.library_name == "blip2ft"
     assert "PeftModel" not in text
+
+
+def test_a_text_branch_of_another_model_is_named(made_run):
+    run = made_run("vqa")
+    path = run / "adapter" / "blip2ft.json"
+    described = json.loads(path.read_text())
+    described |= {"question_in_qformer": True, "stage1": "bert-base-uncased"}
+    path.write_text(json.dumps(described))
+    text = model_card(run, {}).text
+    assert "The Q-Former's text branch began as that of `bert-base-uncased`." in text
+    assert "InstructBlipForConditionalGeneration" in text
 
 
 def test_a_lora_alone_is_for_peft_too(made_run):
