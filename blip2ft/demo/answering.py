@@ -119,7 +119,7 @@ class Answering:
         prompt = self.template(adapter) if self.reads_questions else self.prompt(adapter)
         with self._with(adapter):
             seen = look(self.model, self.processor, opened, text or None, prompt=prompt)
-        pictures = [(overlay(seen.image, seen.map), "everything it looks at")]
+        pictures = [(overlay(seen.image, seen.map), "in general")]
         if seen.text_map is None:
             return pictures, ""
         pictures.append((overlay(seen.image, seen.text_map), f"for: {seen.text}"))

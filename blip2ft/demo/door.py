@@ -5,18 +5,21 @@ keeps runs, draws its own statistics. None of that is reached through here.
 """
 
 import json
+import logging
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-UPLOAD = 20_000_000  # bytes of a picture
+logger = logging.getLogger(__name__)
+UPLOAD = 20 << 20  # bytes of a picture
 ENVELOPE = 10_000  # of what a browser sends around it
-MESSAGE = 4_000_000  # bytes of a request without a picture; a text has its own, smaller limit
+MESSAGE = 4 << 20  # bytes of a request without a picture; a text has its own, smaller limit
 KEPT = 3600.0  # seconds that pictures stay while the server runs
 ROOM = 1_000_000_000  # bytes of all of them; the oldest go first
 
@@ -58,16 +61,20 @@ class Door:
         if scope["type"] != "http":  # the server's own start and end
             await self.app(scope, receive, send)
             return
+        joins = scope["path"] == f"{API}/queue/join"
         headers = {name.decode("latin-1"): value for name, value in scope["headers"]}
         refused = self._refusal(scope["method"], scope["path"], headers)
-        if refused is None and scope["path"] == f"{API}/queue/join":
+        if refused is None and joins:
             body = await _read(receive)
             receive = _again(body, receive)
             if not all(map(self._is_kept, _paths(body))):
                 refused = 403, "only pictures that were uploaded to this page are read"
         if refused is not None:
             status, reason = refused
-            await PlainTextResponse(reason, status)(scope, receive, send)
+            # as Gradio's own page shows them
+            told = JSONResponse({"detail": reason}) if joins else PlainTextResponse(reason)
+            told.status_code = status
+            await told(scope, receive, send)
             return
         if scope["method"] == "POST":
             make_room(self.folder)
@@ -75,15 +82,19 @@ class Door:
 
     def _refusal(self, method: str, path: str, headers: dict[str, bytes]) -> tuple[int, str] | None:
         """Status and reason where a request is refused by its head alone."""
-        host = urlsplit(f"//{headers.get('host', b'').decode('latin-1')}").hostname
-        if self.hosts is not None and host not in self.hosts:
+        if self.hosts is not None and _host(headers.get("host", b"")) not in self.hosts:
             return 403, "this page is served under the names of this computer itself alone"
         if method == "POST" and path in SENT:
             length = headers.get("content-length", b"").decode("latin-1")
             if not length.isdecimal():
                 return 411, "the length of what is sent has to be told"
             if int(length) > SENT[path]:
-                return 413, f"up to {UPLOAD // 10**6} MB are taken"
+                return 413, f"up to {SENT[path] >> 20} MB are taken"
+            # Gradio writes a picture, and then a copy
+            needed = 2 * int(length) if path == f"{API}/upload" else 0
+            if shutil.disk_usage(self.folder).free < needed:
+                logger.warning("%s: no space left on the disk for what is sent", self.folder)
+                return 507, "the disk of the computer that runs this page is full"
             return None
         if method not in ("GET", "HEAD"):
             return 404, "there is nothing of that kind here"
@@ -97,6 +108,14 @@ class Door:
         if not isinstance(path, str) or "\0" in path:
             return False
         return Path(path).resolve().is_relative_to(self.folder)
+
+
+def _host(header: bytes) -> str | None:
+    """The name in a Host header, without the port; None for none."""
+    try:
+        return urlsplit(f"//{header.decode('latin-1')}").hostname
+    except ValueError:  # such as [
+        return None
 
 
 def make_room(folder: Path, kept: float = KEPT, room: int = ROOM) -> None:

@@ -17,8 +17,11 @@ FIRST, LAST = 7860, 7959  # ports that are tried where none is asked for
 OWN_NAMES = {"127.0.0.1", "localhost", "::1"}
 FONT = ["system-ui", "sans-serif"]  # that are there: nothing is fetched from elsewhere
 MONO = ["ui-monospace", "monospace"]
-# four of them beside each other on a phone
-TABS = "@media (max-width: 480px) { .tab-container button { padding-inline: 7px !important } }"
+# four tabs beside each other on a phone; messages at the bottom, where they cover no tab
+CSS = """
+@media (max-width: 480px) { .tab-container button { padding-inline: 7px !important } }
+.toast-wrap { top: auto !important; bottom: 12px }
+"""
 
 
 def listen(host: str, port: int | None) -> socket.socket:
@@ -122,7 +125,7 @@ def make_server(page: Any, listener: socket.socket, folder: Path) -> Any:
         max_file_size=UPLOAD,
         allowed_paths=[],
         theme=theme,
-        css=TABS,
+        css=CSS,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -131,7 +131,7 @@ def test_a_retriever_writes_nothing_but_shows_where_it_looks(retriever_folder, p
     assert words == "for: a red apple"
     assert told.startswith("“a red apple”: probability of a match 0.")
     ((_, only),), nothing = answering.attend(photo, " ", None)
-    assert (only, nothing) == ("everything it looks at", "")
+    assert (only, nothing) == ("in general", "")
 
 
 def test_a_model_that_reads_questions_is_asked_for_one(opt_folder, retriever_folder, photo):

@@ -65,20 +65,21 @@ def test_the_page_captions_asks_attends_searches_and_takes_reports(
         assert prompt.input_value() == "the photo of"
 
         click(browser_page, "Caption")
-        browser_page.get_by_text("There is no picture yet; choose one.").wait_for()
+        assert (
+            message(browser_page, "There is no picture") == "There is no picture yet; choose one."
+        )
         broken = tmp_path / "<u>x.jpg"
         broken.write_bytes(b"<script>alert(1)</script>")
         upload(browser_page, broken)
         click(browser_page, "Caption")
-        told = browser_page.get_by_text("x.jpg: not an image that can be read")
-        told.wait_for()
-        assert "it starts with b'<script>alert(1)'" in told.inner_text()
+        told = message(browser_page, "x.jpg: not an image that can be read")
+        assert "it starts with b'<script>alert(1)'" in told
 
         browser_page.get_by_role("button", name="Remove Image").click()
         upload(browser_page, photo)
         prompt.fill("a" * 2001)
         click(browser_page, "Caption")
-        browser_page.get_by_text("The prompt has 2,001 characters; up to 2,000 are").wait_for()
+        message(browser_page, "The prompt has 2,001 characters; up to 2,000 are taken.")
         prompt.fill("the photo of")
         said = written(browser_page, "Caption")
 
@@ -90,7 +91,7 @@ def test_the_page_captions_asks_attends_searches_and_takes_reports(
         assert (row["caption"], row["output"]) == ("a <i>red</i> apple", said)
         assert (row["adapter"], row["decoding"]["num_beams"]) == ("birds", 2)
         click(browser_page, "Report")
-        browser_page.get_by_text("There is no answer to report; each can be once.").wait_for()
+        message(browser_page, "There is no answer to report; each can be once.")
 
         browser_page.get_by_label("Adapter").click()
         browser_page.get_by_role("option", name=BASE).click()
@@ -170,15 +171,24 @@ def test_what_was_not_foreseen_is_told_and_the_page_goes_on(
 
 
 def open_page(page, address):
-    page.goto(address)
-    # it is drawn before it listens: the heartbeat is the last thing that it starts
-    with page.expect_response(lambda r: "heartbeat" in r.url):
-        page.reload()
+    # the heartbeat is the last thing that the page starts
+    with page.expect_response(lambda response: "heartbeat" in response.url):
+        page.goto(address)
     page.get_by_role("tab").first.wait_for()
 
 
 def click(page, name):
     page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
+
+
+def message(page, part):
+    """The message with that part, which is then closed: it covers some of the page."""
+    told = page.get_by_text(part)
+    told.wait_for()
+    text = told.inner_text()
+    page.locator(".toast-close").click()
+    told.wait_for(state="hidden")
+    return text
 
 
 def upload(page, file):

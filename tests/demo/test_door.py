@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -56,7 +57,7 @@ def test_what_the_page_asks_for_gets_through(tmp_path, path):
         ("POST", "/gradio_api/component_server"),
         ("POST", "/gradio_api/process_recording"),
         ("PUT", "/gradio_api/upload"),
-        ("OPTIONS", "/gradio_api/queue/join"),
+        ("OPTIONS", "/gradio_api/upload"),
     ],
 )
 def test_what_else_gradio_serves_does_not(tmp_path, method, path):
@@ -95,22 +96,33 @@ def test_no_request_names_a_file_that_is_not_the_pages(tmp_path):
     assert json.loads(told.removeprefix("inside "))["fn_index"] == 1
     assert asked(None)[0] == 200
     for path in ("/etc/passwd", f"{tmp_path}/../x.png", "http://192.0.2.1/a.png", "", ["/a"], 5):
-        assert asked(path) == (403, "only pictures that were uploaded to this page are read"), path
+        status, told = asked(path)
+        assert status == 403, path
+        assert json.loads(told)["detail"].startswith("only pictures that were uploaded to this")
     nested = {"data": [{"deep": [[{"path": "/etc/passwd"}]]}]}
     assert ask(tmp_path, "POST", "/gradio_api/queue/join", json=nested)[0] == 403
     assert ask(tmp_path, "POST", "/gradio_api/queue/join", content=b"[not json")[0] == 200
 
 
 def test_what_is_sent_has_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setitem(door.SENT, "/gradio_api/upload", 10)
-    assert ask(tmp_path, "POST", "/gradio_api/upload", content=b"x" * 10)[0] == 200
-    refused = ask(tmp_path, "POST", "/gradio_api/upload", content=b"x" * 11)
-    assert refused == (413, "up to 20 MB are taken")
+    monkeypatch.setitem(door.SENT, "/gradio_api/upload", 2 << 20)
+    assert ask(tmp_path, "POST", "/gradio_api/upload", content=bytes(2 << 20))[0] == 200
+    refused = ask(tmp_path, "POST", "/gradio_api/upload", content=bytes(3 << 20))
+    assert refused == (413, "up to 2 MB are taken")
 
     async def endless():
         yield b"x"
 
     assert ask(tmp_path, "POST", "/gradio_api/upload", content=endless())[0] == 411
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch, caplog):
+    disk = shutil.disk_usage(tmp_path)._replace(free=19)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk)
+    assert ask(tmp_path, "POST", "/gradio_api/upload", content=b"x" * 9)[0] == 200
+    told = ask(tmp_path, "POST", "/gradio_api/upload", content=b"x" * 10)
+    assert told == (507, "the disk of the computer that runs this page is full")
+    assert f"{tmp_path}: no space left on the disk" in caplog.text
 
 
 def test_another_sites_page_does_not_reach_a_page_of_this_computer_alone(tmp_path):
@@ -120,7 +132,7 @@ def test_another_sites_page_does_not_reach_a_page_of_this_computer_alone(tmp_pat
     own = ("127.0.0.1", "localhost", "::1")
     for host in ("127.0.0.1:7860", "localhost", "[::1]:7860"):
         assert asked(host, own) == 200
-    for host in ("evil.example:7860", "127.0.0.1.evil.example", ""):
+    for host in ("evil.example:7860", "127.0.0.1.evil.example", "", "[", "@"):
         assert asked(host, own) == 403
     assert asked("demo.example", None) == 200
 
