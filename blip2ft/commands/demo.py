@@ -110,7 +110,7 @@ def _load(arguments: argparse.Namespace) -> Any:
     from blip2ft.demo.answering import Answering
     from blip2ft.finetuned import adapter_folder, is_run, load_mixed
     from blip2ft.models.adapters import read_description
-    from blip2ft.models.hub_adapter import holds_adapter
+    from blip2ft.models.hub_adapter import holds_adapter, read_notes
 
     base, revision, runs = arguments.model, arguments.revision, arguments.adapter
     (name,) = _shown([base])
@@ -122,7 +122,7 @@ def _load(arguments: argparse.Namespace) -> Any:
         arguments.adapter = None
         model, processor, description = load_for_answers(arguments, retrievers=True)
         return Answering(name, model.eval(), processor, {None: description})
-    adapters, processor, _ = load_mixed(
+    adapters, processor, description = load_mixed(
         dict.fromkeys(runs, 0.0) | {runs[0]: 1.0},
         base=base,
         revision=revision,
@@ -131,10 +131,13 @@ def _load(arguments: argparse.Namespace) -> Any:
     )
     adapters.model.to(default_device())
     shown = dict(zip(_shown(runs), runs, strict=True))
-    described: dict[str | None, dict[str, Any]] = {
+    known: dict[str | None, dict[str, Any]] = {
         key: read_description(adapter_folder(run)) for key, run in shown.items()
     }
-    return Answering(name, adapters.model, processor, described, adapters, shown)
+    if base is None:
+        base, revision = description["base"], description["revision"]
+    known[None] = read_notes(base, revision)
+    return Answering(name, adapters.model, processor, known, adapters, shown)
 
 
 def _shown(names: Sequence[str]) -> list[str]:

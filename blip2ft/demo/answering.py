@@ -116,6 +116,10 @@ class Answering:
         """
         text = checked_text("The text", text).strip()
         opened = open_picture(image)
+        if self.reads_questions and not text:
+            raise ValueError(
+                "There is no question yet; write one: the model looks where it points."
+            )
         prompt = self.template(adapter) if self.reads_questions else self.prompt(adapter)
         with self._with(adapter):
             seen = look(self.model, self.processor, opened, text or None, prompt=prompt)

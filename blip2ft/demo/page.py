@@ -181,6 +181,7 @@ def _gallery(label: str, *, columns: int) -> gr.Gallery:
         label=label,
         show_label=False,
         columns=columns,
+        fit_columns=False,
         height="auto",
         object_fit="contain",
         format="jpeg",

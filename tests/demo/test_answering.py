@@ -138,7 +138,7 @@ def test_a_model_that_reads_questions_is_asked_for_one(opt_folder, retriever_fol
     model, processor = load_vqa(opt_folder, stage1=retriever_folder)
     answering = Answering("asks", model.eval(), processor)
     assert answering.reads_questions
-    with pytest.raises(ValueError, match="give a question"):
+    with pytest.raises(ValueError, match="There is no question yet; write one: the model looks"):
         answering.attend(photo, "", None)
     assert len(answering.attend(photo, "a red apple on the left", None)[0]) == 1
 
