@@ -52,7 +52,9 @@ class Door:
       computer by having its own name mean 127.0.0.1; None for any.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path, hosts: Collection[str] | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, folder: Path, hosts: Collection[str | None] | None = None
+    ) -> None:
         self.app = app
         self.folder = folder.resolve()
         self.hosts = hosts

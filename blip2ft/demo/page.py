@@ -78,13 +78,13 @@ def _writing(
 
     def answer(image: str | None, asked: str, name: str | None, *numbers: float) -> Any:
         work = answering.ask if asks else answering.caption
-        found = told_by_page(lambda: work(image, asked, name, **decoding_of(*numbers)))
+        found = _told_by_page(lambda: work(image, asked, name, **decoding_of(*numbers)))
         return found.output, found, ""
 
     def report(found: Answer | None, reason: str, right: str) -> Any:
         if found is None:
             raise gr.Error("There is no answer to report; each can be once.", print_exception=False)
-        file = told_by_page(lambda: keep_report(reports, found, reason, right))
+        file = _told_by_page(lambda: keep_report(reports, found, reason, right))
         return f"Thank you. It is kept in {file.name}.", None, ""
 
     inputs, outputs = [image, asked, adapter, *numbers], [output, given, thanks]
@@ -121,7 +121,7 @@ def _attention(answering: Answering, image: gr.Image, adapter: Any) -> None:
     gr.Markdown(DIAGNOSTIC)
 
     def attend(image: str | None, text: str, name: str | None) -> Any:
-        shown, told = told_by_page(lambda: answering.attend(image, text, name))
+        shown, told = _told_by_page(lambda: answering.attend(image, text, name))
         return shown, _plain(told)
 
     for event in (go.click, text.submit):
@@ -135,13 +135,13 @@ def _search(search: Search) -> None:
     found = _gallery("Photos, the best first, with their scores", columns=3)
 
     def answer(query: str) -> Any:
-        return told_by_page(lambda: search(query))
+        return _told_by_page(lambda: search(query))
 
     for event in (go.click, query.submit):
         event(answer, query, found, **ONE_AT_A_TIME, **HIDDEN)
 
 
-def told_by_page(work: Callable[[], Any]) -> Any:
+def _told_by_page(work: Callable[[], Any]) -> Any:
     """The work's result; what went wrong is told on the page, in our words."""
     import torch
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 FIRST, LAST = 7860, 7959  # ports that are tried where none is asked for
-OWN_NAMES = {"127.0.0.1", "localhost", "::1"}
+OWN_NAMES = ("127.0.0.1", "localhost", "::1")
 FONT = ["system-ui", "sans-serif"]  # that are there: nothing is fetched from elsewhere
 MONO = ["ui-monospace", "monospace"]
 # four tabs beside each other on a phone; messages at the bottom, where they cover no tab
@@ -132,8 +133,8 @@ def make_server(page: Any, listener: socket.socket, folder: Path) -> Any:
         ssr_mode=False,
         mcp_server=False,
     )
-    _, alone = address_of(listener)
-    door = Door(app, folder, OWN_NAMES if alone else None)
+    address, alone = address_of(listener)
+    door = Door(app, folder, {*OWN_NAMES, urlsplit(address).hostname} if alone else None)
     # a page that is open keeps a connection, which the end waits for no longer than that
     server = uvicorn.Server(
         uvicorn.Config(door, log_level="error", ws="none", timeout_graceful_shutdown=1)
