@@ -8,6 +8,7 @@ from pathlib import Path
 from made_run import COMMIT, make_run
 
 from blip2ft.convert import to_checkpoint
+from blip2ft.demo.reports import Answer, keep_report
 from blip2ft.models.adapters import attach_lora, describe_training, save_trained
 from blip2ft.models.identity import identify
 from blip2ft.models.load import load_captioner
@@ -37,7 +38,7 @@ def provide(text: str) -> set[Path]:
     """Make the runs and models that commands of a page name as there already; tells which.
 
     Those that a command makes itself (--out, --output) are left to it. checkpoint.pth is one of the
-    original's.
+    original's, reports/ what was told on the demo page.
     """
     made = set(re.findall(r"(?:--out(?:put)?|convert \S+) (\S+)", text))
     named = set(re.findall(r"\b(?:runs|models)/[\w.-]*[\w-]", text)) - made
@@ -47,7 +48,17 @@ def provide(text: str) -> set[Path]:
     if "checkpoint.pth" in text:
         exported(Path("original"))
         to_checkpoint("original", Path("checkpoint.pth"))
+    if "reports/" in text:
+        reported(Path("reports"))
     return paths
+
+
+def reported(folder: Path) -> None:
+    """Bad answers that were reported on the demo page, with what would be right and without."""
+    for task, asked in (("caption", "a photo of"), ("vqa", "What is it?")):
+        for n, right in enumerate(("a cat", "a dog", "")):
+            answer = Answer(task, f"photos/photo{n}.jpg", asked, "a bird", "tiny", None, {})
+            keep_report(folder, answer, "wrong", right)
 
 
 def finished_run(folder: Path) -> None:
