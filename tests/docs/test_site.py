@@ -85,8 +85,13 @@ def test_the_search_finds_a_message(address, browser_page):
     browser_page.on("request", lambda request: asked.append(request.url))
     with browser_page.expect_response("**/search.json"):
         browser_page.goto(f"{address}/index.html")
-    browser_page.keyboard.press("Control+k")
-    browser_page.get_by_role("combobox").fill("whatever the image")
+    box = browser_page.get_by_role("combobox")
+    for _ in range(20):  # until the page's script listens to keys
+        browser_page.keyboard.press("Control+k")
+        browser_page.wait_for_timeout(250)
+        if box.is_visible():
+            break
+    box.fill("whatever the image")
     found = browser_page.get_by_role("option").first
     assert "nothing of the image reaches" in found.inner_text()
     browser_page.keyboard.press("Enter")
