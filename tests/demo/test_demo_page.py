@@ -16,8 +16,11 @@ from blip2ft.demo.page import make_page
 from blip2ft.demo.server import address_of, folder_of_uploads, listen, make_server
 from blip2ft.finetuned import load_mixed
 
-# Gradio counts its requests by an option that this pandas calls old
-pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
+# Gradio counts its requests, now and then, by options that this pandas calls old
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
 
 
 @pytest.fixture
