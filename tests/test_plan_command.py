@@ -100,6 +100,7 @@ def test_a_plan_as_json_adds_up_and_counts_what_is_here(config, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_is_that_of_trying_all(config, no_switches):
     def planned(size, gpu=None):
         words = ["--train.batch_size", "8", "--train.micro_batch_size", str(size)]

@@ -127,6 +127,8 @@ class Presence:
                     del callers[caller]
                     selector.unregister(caller)
                     caller.close()
+        for caller in callers:
+            caller.close()
 
     def _welcome(self, connection: socket.socket, name: str) -> None:
         """Count another process of the run in; who comes late is told what there was to tell."""

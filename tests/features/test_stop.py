@@ -89,6 +89,7 @@ def test_what_ends_the_loaders_workers_too_is_no_failure(run, signal_in):
         run.use(workers=1)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(two_processes, tmp_path):
     found = two_processes(SIGNAL="15")
     assert found.returncode != 0

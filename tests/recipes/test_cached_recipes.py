@@ -236,7 +236,8 @@ def test_a_run_that_was_stopped_while_images_were_encoded_begins_with_the_same_c
     assert len(curve(start("caption", "run", **kept(tmp_path / "features")))) == 4
 
 
-@pytest.mark.parametrize("name", ["caption", pytest.param("retrieval", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["caption", "retrieval"])
 def test_two_processes_train_as_without_a_cache(name, start, tmp_path):
     plain = start(name, "plain", launch=True)
     cached = start(name, "cached", launch=True, **kept(tmp_path / "features"))

@@ -209,6 +209,7 @@ def test_a_test_split_is_told_by_its_name(opt_folder, photo_folder, tmp_path, ca
     assert "warning: optimizer.warmup_steps is 2 and the run has 2 steps" in said
 
 
+@pytest.mark.slow
 def test_a_file_gets_few_lines_of_the_bars(opt_folder, photo_folder, tmp_path):
     words = ["--train.max_steps", 40, "--train.log_every", 20, "--train.evaluate_every", 99]
     found = launch(*tiny(opt_folder, photo_folder, tmp_path / "run"), *words)

@@ -122,7 +122,7 @@ def break_one(shards: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", ["retrieval", "caption"])
+@pytest.mark.parametrize("task", [pytest.param("retrieval", marks=pytest.mark.slow), "caption"])
 def test_a_stopped_run_on_shards_goes_on_as_if_it_hadnt(
     task, retriever_folder, opt_folder, photo_folder, shards, tmp_path
 ):

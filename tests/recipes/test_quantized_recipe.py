@@ -32,9 +32,13 @@ RUNS = {
     "t5-nf4-lora": ("t5_folder", "nf4", "lora", "adamw"),
     "t5-int8-frozen": ("t5_folder", "int8", "frozen", "adamw_8bit"),
 }
+QUICK = ("opt-nf4-lora", "t5-int8-frozen")  # both kinds, modes and language models
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS],
+)
 def test_a_quantised_run_is_killed_goes_on_and_ends_as_a_stock_model_that_captions(
     name, request, photo_folder, tmp_path, monkeypatch
 ):

@@ -25,6 +25,7 @@ def live_kills(said: str) -> int:
     return int(line.split()[-1])
 
 
+@pytest.mark.slow
 def test_two_kills_change_nothing(opt_folder, tmp_path):
     words = ["--kills", 2, "--model.name", opt_folder, "--model.image_size", 28]
     found = run_chaos("--out", tmp_path / "chaos", *words)

@@ -118,6 +118,7 @@ def test_only_the_caption_is_learned(kind):
         assert loss(model, tokenizer, outlines[:1], ["a bell"]).item() != once
 
 
+@pytest.mark.slow
 def test_a_part_is_made_once_and_whole(tmp_path):
     out = tmp_path / "part"
     command = [sys.executable, str(ROOT / "scripts" / "make_tiny_bert.py"), str(out)]

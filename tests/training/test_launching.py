@@ -104,7 +104,9 @@ def test_a_file_for_deepspeed_is_refused_with_what_does_the_same(settings, tmp_p
         assert f"`{name}`" in page, name
 
 
-@pytest.mark.parametrize("value", ["true", "True", "1"])
+@pytest.mark.parametrize(
+    "value", ["true", *(pytest.param(other, marks=pytest.mark.slow) for other in ("True", "1"))]
+)
 def test_a_recipe_refuses_deepspeed_in_a_line_and_writes_nothing(value, tmp_path):
     words = ["--config", "recipes/caption/tiny.yaml", "--output", str(tmp_path / "run")]
     done = subprocess.run(

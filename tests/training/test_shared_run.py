@@ -108,6 +108,7 @@ def assert_answers_alike(one: Path, other: Path, task: str) -> None:
         assert found == expected, (task, step)
 
 
+@pytest.mark.slow
 def test_three_processes_are_one(models, photo_folder, one, tmp_path):
     """7 samples are evaluated: 3, 2 and 2 of them."""
     together(3, models, photo_folder, tmp_path, "fp32", *TASKS)
