@@ -48,7 +48,7 @@ def add_push(commands: Any) -> None:
         type=int,
         default=8,
         metavar="N",
-        help="answers of the last evaluation; 0: none (8)",
+        help="answers of the evaluation of its result; 0: none (8)",
     )
     parser.add_argument(
         "--allow",

@@ -5,7 +5,7 @@ blip2ft.json                                     task, base and its commit, prom
 adapter_config.json, adapter_model.safetensors   the LoRA, in peft's layout
 trained.safetensors                              parts trained in full, query tokens and heads too
 run/config.yaml, environment.json                every setting; versions and command
-run/metrics.jsonl, samples.jsonl                 each evaluation's scores; some of the last answers
+run/metrics.jsonl, samples.jsonl                 each evaluation's scores; some of the answers
 
 Merged, the model and its processor in transformers' format take the weights' place. Data, images,
 checkpoints and the optimizer's state stay where they are, and so do absolute paths.
@@ -30,6 +30,7 @@ from blip2ft.finetuned import adapter_folder
 from blip2ft.models.adapters import DESCRIPTION_FILE, FULL_FILE, LORA_FILE, read_description
 from blip2ft.models.identity import check_base, identify
 from blip2ft.publish.private import leaks, of_this_machine, scrub, scrub_text
+from blip2ft.report.reading import read_run
 from blip2ft.training.run import read_lines
 
 LORA_SETTINGS = "adapter_config.json"
@@ -76,7 +77,7 @@ def outgoing(
     base_repo: hub id of the base, where the run's is a folder; without `look_up` it isn't looked
       up, so that neither its commit nor whether it is the same model is known. What is merged is
       merged into the folder while it is there.
-    samples: how many answers of the last evaluation; said: what a person says for the card;
+    samples: how many answers of the result's evaluation; said: what a person says for the card;
     fields: by which the card tells results apart; card: one that is written already.
 
     Raises ValueError for what is no run or hasn't ended, and for an adapter whose base nobody else
@@ -189,7 +190,7 @@ def _record_files(run: Path, stand_ins: Mapping[str, str], samples: int) -> dict
     if (run / "environment.json").is_file():
         environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
         files["run/environment.json"] = _json(scrub(environment, stand_ins))
-    rows = {"metrics": read_lines(run / "metrics.jsonl"), "samples": last_answers(run, samples)}
+    rows = {"metrics": read_lines(run / "metrics.jsonl"), "samples": sample_answers(run, samples)}
     for name, of_it in rows.items():
         if of_it:
             lines = (json.dumps(scrub(row, stand_ins), ensure_ascii=False) for row in of_it)
@@ -197,19 +198,14 @@ def _record_files(run: Path, stand_ins: Mapping[str, str], samples: int) -> dict
     return files
 
 
-def last_answers(run: Path, count: int) -> list[dict[str, Any]]:
-    """The first answers of the last evaluation, of the test split where there is one.
+def sample_answers(run: Path, count: int) -> list[dict[str, Any]]:
+    """The first answers of the weights that go out, of the test split where there is one.
 
     Paths of images, and what else the data say of them, are left out.
     """
-    # such as test-00000040.jsonl
-    files = [path for path in (run / "predictions").glob("*-*.jsonl") if path.stem[-8:].isdigit()]
-    if not files or not count:
-        return []
-    last = max(files, key=lambda path: (int(path.stem[-8:]), path.stem.startswith("test-")))
     return [
         {key: value for key, value in row.items() if key not in NOT_OF_THE_ANSWER}
-        for row in read_lines(last)[:count]
+        for row in read_run(run).answers_after[:count]
     ]
 
 
