@@ -72,12 +72,12 @@ class Target:
 class Remote:
     """A repository as it is: its last commit, and the files that a push may meet, by path.
 
-    has_branch: whether the target's branch is there; else these are main's.
+    fresh: whether the target is a branch beside main without a commit of its own, since it isn't
+    there yet or was only made; then these are main's.
     """
 
     head: str | None
-    private: bool
-    has_branch: bool
+    fresh: bool
     files: dict[str, RepoFile]
 
 
@@ -87,40 +87,45 @@ def look(api: HfApi, target: Target, names: set[str]) -> Remote | None:
     Raises ValueError for what keeps the hub from answering, where there is no repository for a pull
     request, and for one that is public and was to be private.
     """
-    has_branch = True
     with explained_hub(api, target.repo):
         try:
-            try:
-                info = api.model_info(target.repo, revision=target.revision)
-            except RevisionNotFoundError:
-                if (target.revision or "refs/").startswith("refs/"):
-                    raise
-                has_branch, info = False, api.model_info(target.repo)
+            main = api.model_info(target.repo)
         except RepositoryNotFoundError:
-            info = None
-    if info is None and target.pull_request:
+            main = None
+    if main is None and target.pull_request:
         raise ValueError(
             f"the hub has no repository {target.repo} that you may see, so there is nothing to "
             "request a pull of; leave out --pull-request to make it"
         )
-    if info is None:
+    if main is None:
         return None
-    if target.private and not info.private:
+    if target.private and not main.private:
         raise ValueError(
             f"{target.repo} is there already and is public, and --private is for a new one; make "
             "it private in its settings on the hub, or leave --private out"
         )
+    info, fresh = main, False
     with explained_hub(api, target.repo):
+        if target.revision is not None and target.revision != "main":
+            can_be_made = not target.revision.startswith("refs/")
+            try:
+                info = api.model_info(target.repo, revision=target.revision)
+            except RevisionNotFoundError:
+                if not can_be_made:
+                    raise
+            fresh = can_be_made and info.sha == main.sha
         paths = sorted(names | OF_AN_ADAPTER | OF_A_MODEL)
         found = api.get_paths_info(target.repo, paths, expand=True, revision=info.sha)
     files = {one.path: one for one in found if isinstance(one, RepoFile)}
-    return Remote(info.sha, bool(info.private), has_branch, files)
+    return Remote(info.sha, fresh, files)
 
 
 def check_overwriting(
     target: Target, remote: Remote | None, names: set[str], mark: str
 ) -> list[str]:
     """The files there, of another run or another hand, that the push replaces.
+
+    None on a fresh branch: what it replaces there stays on main.
 
     Raises ValueError for those unless `target` allows it, and for weights there that would be
     loaded along with these.
@@ -131,9 +136,11 @@ def check_overwriting(
     if along:
         raise ValueError(
             f"{target.repo} has {', '.join(along)}, which this push doesn't bring and which would "
-            "be loaded along with it; nothing is ever deleted there: push to another --repo or "
-            "--revision, or delete it on the hub"
+            "be loaded along with it; nothing is ever deleted there: push to another --repo, or "
+            "delete it on the hub"
         )
+    if remote.fresh:
+        return []
     there = sorted(names & remote.files.keys())
     others = [name for name in there if _mark(remote.files[name]) != mark]
     if others and not target.overwrite and not target.pull_request:
@@ -169,7 +176,7 @@ def send(
         if remote is None:
             api.create_repo(target.repo, private=target.private or None, exist_ok=True)
             head = api.model_info(target.repo).sha
-        if target.revision is not None and not (remote and remote.has_branch):
+        if target.revision is not None and (remote is None or remote.fresh):
             api.create_branch(target.repo, branch=target.revision, exist_ok=True)
         done = api.create_commit(
             target.repo,

@@ -68,6 +68,19 @@ def test_neither_data_nor_paths_nor_checkpoints_go_out(hub, run, push):
     assert [row["caption"] for row in rows] == [json.loads(row)["caption"] for row in last[:8]]
 
 
+def test_samples_are_of_the_weights_that_go_out(hub, run, push):
+    # the best step is 40; what came later was worse, and its weights stay here
+    predictions = run / "predictions"
+    rows = (predictions / "validation-00000040.jsonl").read_text()
+    of_later = rows.replace('"caption": "', '"caption": "of later weights, ')
+    (predictions / "validation-00000060.jsonl").write_text(of_later)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "split": "validation", "cider": 0.1}\n')
+    push(run)
+    assert "of later weights" in of_later
+    assert b"of later weights" not in hub.repos["anna/birds"].files["run/samples.jsonl"]
+
+
 def test_samples_can_be_left_out(hub, run, push):
     push(run, "--samples", 0)
     assert "run/samples.jsonl" not in hub.repos["anna/birds"].files
@@ -130,6 +143,23 @@ def test_another_run_is_replaced_only_on_demand(hub, run, push):
     assert "blip2ft.json" in err
     assert "trained.safetensors, which this run didn't put there" in err
     assert push(run, "--overwrite")[0] == 0
+
+
+def test_a_new_branch_replaces_nothing_of_main(hub, run, push):
+    push(run)
+    former = hub.repos["anna/birds"].files
+    settings = run / "config.yaml"
+    settings.write_text(settings.read_text().replace("seed: 42", "seed: 43"))
+    hub.fail("POST /api/models/anna/birds/commit/.*", 403)
+    assert push(run, "--revision", "seed-43")[0] == 2
+    assert "seed-43" in hub.repos["anna/birds"].branches  # made, with main's files and no more
+    status, out, err = push(run, "--revision", "seed-43")
+    assert (status, err, "what others" in out) == (0, "", False)
+    branches = hub.repos["anna/birds"].branches
+    assert b"seed: 43" in branches["seed-43"][-1].files["run/config.yaml"]
+    assert branches["main"][-1].files == former
+    settings.write_text(settings.read_text().replace("seed: 43", "seed: 44"))
+    assert "which this run didn't put there" in push(run, "--revision", "seed-43")[2]
 
 
 def test_weights_that_would_be_loaded_along_are_refused(hub, run, push):
