@@ -195,8 +195,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    # not splitlines, which also breaks at characters that JSON allows inside strings
-    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    # bytes: what was cut off may end in the middle of a character
+    *lines, _unfinished = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines if line]
 
 

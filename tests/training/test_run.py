@@ -136,8 +136,8 @@ def test_a_failure_while_writing_leaves_the_former_file(tmp_path):
 def test_a_line_that_was_cut_off_is_left_out_and_a_resumed_run_writes_over_it(tmp_path):
     path = tmp_path / "log.jsonl"
     write_lines(path, [{"step": 1}, {"step": 2}])
-    with path.open("a") as file:
-        file.write('{"step": 3, "lo')
+    with path.open("ab") as file:
+        file.write(b'{"step": 3, "caf\xc3')  # in the middle of a character
     assert read_lines(path) == [{"step": 1}, {"step": 2}]
     drop_lines_after(path, 2)
     append_line(path, {"step": 3})
