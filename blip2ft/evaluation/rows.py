@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from blip2ft.tasks.ranking import Ranking, Rankings
 
 BEST = 5  # texts of an image that a row shows
+ID, TEXTS = str | int, "list of texts"
+NEEDED: dict[str, dict[str, Any]] = {  # by task, what tells its rows from those of the next
+    "vqa": {"question_id": ID, "image_id": ID, "answer": str, "answers": TEXTS},
+    "retrieval": {"image_id": ID, "references": TEXTS, "texts": TEXTS},
+    "caption": {"image_id": ID, "references": TEXTS, "caption": str},
+}
 
 
 def caption_rows(records: "Sequence[Record]", captions: Sequence[str]) -> list[dict[str, Any]]:
@@ -113,28 +119,36 @@ def _is_json(value: Any) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of predictions.
+    """The rows of a file of predictions, all of one task.
 
     Raises ValueError for a file that is missing, damaged or holds something else.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file of predictions")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    rows: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}:{number}: not valid JSON: {error.msg}; a line that a kill cut off is "
-                "completed by the same command with --resume"
-            ) from error
-        if not isinstance(row, dict) or task_of(row) is None:
+        except ValueError as error:
+            wrong = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
+            hint = "expected predictions, as a run and blip2ft evaluate write them"
+            if number == len(lines):
+                hint = "a line that a kill cut off is completed by the same command with --resume"
+            raise ValueError(f"{path}:{number}: not valid {wrong}; {hint}") from error
+        task = task_of(row) if isinstance(row, dict) else None
+        if task is None:
             raise ValueError(
                 f"{path}:{number}: no prediction; expected an object with image_id, caption and "
                 "references, or question_id, answer and answers, as a run and blip2ft evaluate "
                 "write them"
+            )
+        if rows and task != task_of(rows[0]):
+            raise ValueError(
+                f"{path}:{number}: a prediction of {task} behind ones of {task_of(rows[0])}; give "
+                "a file of one task"
             )
         rows.append(row)
     if not rows:
@@ -144,8 +158,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def task_of(row: Mapping[str, Any]) -> str | None:
     """The task that a row is of; None for something else."""
-    if {"question_id", "image_id", "answer", "answers"} <= row.keys():
-        return "vqa"
-    if {"image_id", "references", "texts"} <= row.keys():
-        return "retrieval"
-    return "caption" if {"image_id", "references", "caption"} <= row.keys() else None
+    for task, needed in NEEDED.items():
+        if all(_is(row.get(name), kind) for name, kind in needed.items()):
+            return task
+    return None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is TEXTS:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return isinstance(value, kind)

@@ -14,6 +14,9 @@ from blip2ft.evaluation.rows import answer_rows, caption_rows, ranking_rows, rea
 from blip2ft.tasks.ranking import Ranking, Rankings
 from blip2ft.tasks.retrieval import score
 
+ROW = '{"image_id": 1, "caption": "a", "references": ["b"]}'
+ANSWER = '{"question_id": 1, "image_id": 1, "answer": "a", "answers": ["b"]}'
+
 
 def record(number, captions=("a dog",), image=None, **fields):
     return Record(image or Path(f"photos/{number}.jpg"), number, captions, "a.csv:2", fields)
@@ -90,10 +93,17 @@ def test_ranks_of_a_row_give_the_recall_of_the_rankings():
         ('{"image_id": 1, "capt', r"p\.jsonl:1: not valid JSON.*--resume"),
         ('{"image_id": 1, "caption": "a"}', r"p\.jsonl:1: no prediction; expected an object with"),
         ("3", r"p\.jsonl:1: no prediction"),
+        (f"{ROW}\n{{\n{ROW}", r"p\.jsonl:2: not valid JSON; expected predictions, as a run"),
+        (f'{ROW}\n{{"image_id": "caf\udcc3', r"p\.jsonl:2: not valid UTF-8; a line that a kill"),
+        ("\udcff\udcd8\n\n", r"p\.jsonl:1: not valid UTF-8; expected predictions"),
+        (ROW.replace('["b"]', '"b"'), r"p\.jsonl:1: no prediction"),
+        (ROW.replace('"a"', "null"), r"p\.jsonl:1: no prediction"),
+        (ROW.replace("1", "[1]"), r"p\.jsonl:1: no prediction"),
+        (f"{ROW}\n{ANSWER}", r"p\.jsonl:2: a prediction of vqa behind ones of caption; give a"),
     ],
 )
 def test_what_holds_no_predictions_is_refused(tmp_path, text, wrong):
-    (tmp_path / "p.jsonl").write_text(text)
+    (tmp_path / "p.jsonl").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=wrong):
         read_rows(tmp_path / "p.jsonl")
 
