@@ -14,6 +14,7 @@ from typing import Any
 
 from blip2ft.whole import write_text
 
+LONGEST_NAME = 80  # a file's may have 255 bytes
 COCO_NAME = re.compile(r"COCO_((?:train|val|test)\d{4})_")
 
 
@@ -24,7 +25,7 @@ def write_for_servers(
 
     None, and no file, for retrieval, and where an id isn't a whole number: then the data are none
     of a server's. The data set's name is that in COCO's file names, else `split`. name: of the
-    model, of which letters and digits stay.
+    model, of which the last 80 letters and digits stay.
     """
     if task == "retrieval":
         return None
@@ -35,7 +36,7 @@ def write_for_servers(
     found = [COCO_NAME.match(Path(row.get("image") or "").name) for row in rows]
     subsets = {match[1] for match in found if match}
     data_set = subsets.pop() if len(subsets) == 1 else split
-    name = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "model"
+    name = re.sub(r"[^A-Za-z0-9]+", "-", name)[-LONGEST_NAME:].strip("-") or "model"
     kind = "captions" if task == "caption" else "vqa_OpenEnded_mscoco"
     path = out / f"{kind}_{data_set}_{name}_results.json"
     write_text(path, json.dumps(results, ensure_ascii=False) + "\n")
