@@ -237,6 +237,7 @@ def main(config: RetrievalConfig, config_yaml: str) -> None:
 
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
+        say(f"scoring the model on the {final} split before its first step")
         evaluate(final_records, final, 0)
         meter.save(0)
     best = train(

@@ -245,6 +245,7 @@ def main(config: VqaConfig, config_yaml: str) -> None:
         set_tower_aside(bare)
     # a run that was stopped before its first checkpoint may have it already
     if not read_evaluation(run, final, 0).scores:
+        say(f"scoring the model on the {final} split before its first step")
         evaluate(final_questions, final, 0)
         meter.save(0)
     best = train(

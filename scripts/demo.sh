@@ -13,7 +13,12 @@ run="runs/demo-$number"
 
 accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no \
     --dynamo_backend no --num_cpu_threads_per_process 2 \
-    recipes/caption.py --config recipes/caption/tiny.yaml --output "$run"
+    recipes/caption.py --config recipes/caption/tiny.yaml --output "$run" || {
+    status=$?
+    [ ! -f "$run/config.yaml" ] || echo "to go on with it: .venv/bin/python recipes/caption.py" \
+        "--config recipes/caption/tiny.yaml --output $run --resume" >&2
+    exit "$status"
+}
 blip2ft export "$run" --out "$run/model"
 
 cat <<END

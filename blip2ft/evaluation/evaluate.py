@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from blip2ft.bars import progress_bar
 from blip2ft.counted import counted
-from blip2ft.evaluation.folder import SCORES, append, asked_of, begin
+from blip2ft.evaluation.folder import ASKED, SCORES, append, asked_of, begin
 from blip2ft.evaluation.groups import group, scores_of
 from blip2ft.evaluation.intervals import RESAMPLES, Interval, intervals_of
 from blip2ft.evaluation.rows import about_image
@@ -27,7 +27,7 @@ from blip2ft.metrics.meteor import meteor_scores
 from blip2ft.metrics.spice import spice_scores
 from blip2ft.tasks.of_settings import Rows, answerer, evaluated_on
 from blip2ft.training.processes import precision_of, start_processes, usable_workers
-from blip2ft.training.signals import stop_at_once
+from blip2ft.training.signals import STOPPING, stop_at_once
 from blip2ft.whole import InUse, alone, write_text
 
 BATCHES = 8  # that each process answers before they are kept
@@ -58,15 +58,22 @@ def evaluate(
     Raises ValueError for what can't be evaluated, before anything is answered.
     """
     accelerator = start_processes(settings["model"]["precision"], [], out)
-    stop_at_once(lambda _: "stopped; the same command with --resume goes on with what was answered")
+    stop_at_once(_how_to_go_on(out), STOPPING)
     is_main = accelerator.is_main_process
     say = say if is_main else lambda _: None
     records = evaluated_on(task, settings, split)
+    known = [about_image(record) for record in records] if fields else []
     for field in fields:  # a wrong one is told before hours of answering
-        group([about_image(record) for record in records], field)
+        group(known, field)
     if note := prompt_note(subject, task, settings):
         say(note)
-    loaded = None if resume else subject.load(task, settings, accelerator)
+
+    def load() -> Callable[[Sequence[Any]], Rows]:
+        model, processor = subject.load(task, settings, accelerator)
+        workers = usable_workers(settings["data"]["workers"])
+        return answerer(task, settings, model, processor, accelerator, workers, records)
+
+    answer = None if resume else load()
     with ExitStack() as stack:
         _hold(out, accelerator, stack)
         rows: Rows = []
@@ -78,14 +85,23 @@ def evaluate(
         if done < len(records):
             if done:
                 say(f"{done:,} of {len(records):,} were answered already")
-            model, processor = loaded or subject.load(task, settings, accelerator)
-            workers = usable_workers(settings["data"]["workers"])
-            answer = answerer(task, settings, model, processor, accelerator, workers)
+            answer = answer or load()
             rows += _answer_all(task, settings, answer, records[done:], accelerator, out)
         if is_main:
             told = _conclude(task, subject, split, rows, fields, out)
             say(told)
     accelerator.end_training()
+
+
+def _how_to_go_on(out: Path) -> Callable[[int], str]:
+    """What to say when a signal, Ctrl-C too, stops the evaluation."""
+
+    def say(_: int) -> str:
+        if not (out / ASKED).is_file():
+            return "stopped before anything was answered; the same command begins anew"
+        return "stopped; the same command with --resume goes on with what was answered"
+
+    return say
 
 
 def _hold(out: Path, accelerator: Accelerator, stack: ExitStack) -> None:

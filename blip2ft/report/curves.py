@@ -22,13 +22,16 @@ class Point:
 
 
 def points_of(rows: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
-    """The values of `name` over the steps; rows without a finite number are left out."""
-    found = []
+    """The values of `name` over the steps; rows without a finite number are left out.
+
+    A step that comes twice counts as it came last: the best one is evaluated again at the end.
+    """
+    found = {}
     for row in rows:
         step, value = row.get("step"), row.get(name)
         if _is_finite(step) and _is_finite(value):
-            found.append(Point(step, value, value, value))
-    return found
+            found[step] = Point(step, value, value, value)
+    return [found[step] for step in sorted(found)]
 
 
 def _is_finite(value: Any) -> TypeGuard[Any]:

@@ -16,6 +16,7 @@ from blip2ft.training.broken import FILE as BROKEN
 from blip2ft.training.filtered import FILE as FILTERED
 from blip2ft.training.nonfinite import FILE as NONFINITE
 from blip2ft.training.same_run import OF_THE_COMMAND
+from blip2ft.training.summary import told_no_gain
 
 TASKS = {"caption": "Captioning", "vqa": "Questions and answers", "retrieval": "Retrieval"}
 # By their files: how grave, what, and what became of it.
@@ -68,6 +69,8 @@ def notices(run: Contents) -> list[tuple[str, str, str]]:
     found = []
     if run.stopped is not None:
         found.append(("warning", f"stopped by {run.stopped}; --resume goes on with it", ""))
+    if run.ended and (told := told_no_gain(run.before, run.after, run.metric)):
+        found.append(("warning", told, ""))
     for name, (kind, noun, what) in ASIDES.items():
         if rows := run.asides[name]:
             found.append((kind, f"{counted(len(rows), noun)} {what}", name))

@@ -48,11 +48,14 @@ def answerer(
     processor: Any,
     accelerator: Accelerator,
     workers: int,
+    records: Sequence[Any],
 ) -> Callable[[Sequence[Any]], Rows]:
     """What makes rows of predictions of records or questions, as a recipe's evaluation would.
 
     Every process must call it with the same ones, and gets all rows, in their order. For retrieval
-    these are all there are to search in.
+    these are all there are to search in. records: all that it will be asked.
+
+    Raises ValueError for those that can't be answered, before any is.
     """
     image_processor = processor.image_processor
     _, resize = transforms_for(image_processor, scale=None, flip=False)
@@ -68,23 +71,22 @@ def answerer(
 
         return search
     layout = text_layout(model, processor, longest)
-    prompt, shared = settings["prompt"], {**shared, **settings["generation"]}
+    prompt, decoding = settings["prompt"], {**shared, **settings["generation"]}
     if task == "caption":
 
         def caption(records: Sequence[Any]) -> Rows:
-            said = predict(model, layout, resize, records, prompts=prompt, **shared)
+            said = predict(model, layout, resize, records, prompts=prompt, **decoding)
             return caption_rows(records, said)
 
         return caption
-    candidates = candidates_of(settings)
+    check_questions(layout, prompt, records)
+    decoding["candidates"] = candidates_of(settings)
 
-    def ask(questions: Sequence[Any]) -> Rows:
-        check_questions(layout, prompt, questions)
-        shared["candidates"] = candidates
-        said = answer(model, layout, resize, questions, template=prompt, **shared)
+    def reply(questions: Sequence[Any]) -> Rows:
+        said = answer(model, layout, resize, questions, template=prompt, **decoding)
         return answer_rows(questions, said)
 
-    return ask
+    return reply
 
 
 def candidates_of(settings: Mapping[str, Any]) -> list[str] | None:

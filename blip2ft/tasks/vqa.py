@@ -43,11 +43,14 @@ def ask(template: str, question: str) -> str:
 
 
 def check_questions(layout: TextLayout, template: str, questions: Sequence[Question]) -> None:
-    """Raise ValueError, with file and id, for a question longer than the Q-Former's positions."""
-    if layout.qformer_tokenizer is None:
-        return
+    """Raise ValueError, with file and id, for a question longer than the Q-Former's positions.
+
+    And for what `ask` refuses.
+    """
     for question in questions:
         prompt = ask(template, question.question)
+        if layout.qformer_tokenizer is None:
+            continue
         if len(prompt) + 2 <= layout.qformer_positions:
             continue  # a token has a character at least, and two are special
         tokens = len(layout.qformer_tokenizer(prompt)["input_ids"])

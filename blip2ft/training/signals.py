@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,22 +13,25 @@ logger = logging.getLogger(__name__)
 # A launcher passes on what its processes got already, as members of its group: that is one signal.
 ONE_SIGNAL_SECONDS = 0.5
 # Schedulers send SIGTERM, or SIGUSR1 a while before, as Slurm does where it is told to.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+FROM_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, *FROM_SCHEDULERS)
 
 
-def stop_at_once(say: Callable[[int], str]) -> None:
-    """From now on SIGTERM and SIGUSR1 raise Stopped wherever no `Signals` is entered.
+def stop_at_once(
+    say: Callable[[int], str], signals: Sequence[signal.Signals] = FROM_SCHEDULERS
+) -> None:
+    """From now on these signals raise Stopped wherever no `Signals` is entered.
 
     say: what to tell of it, given the signal's number. Where a run loads and evaluates, nothing has
     to be ended: it is done again.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        for other in (signal.SIGTERM, signal.SIGUSR1):
+        for other in FROM_SCHEDULERS:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(say(number), number)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in signals:
         signal.signal(number, handle)
 
 

@@ -11,16 +11,22 @@ def score_table(before: Mapping[str, float], after: Mapping[str, float], best_me
         f"{name:<14}{_number(before.get(name)):>10}{_number(value):>10}"
         for name, value in after.items()
     ]
-    one, other = before.get(best_metric), after.get(best_metric)
-    if one is not None and other is not None and other <= one:
-        how = "worse" if other < one else "no better"
-        rows += [
-            "",
-            f"{best_metric} is {how} than before: the model that the run began with is as good or "
-            "better. Look at the loss in log.jsonl: if it rises or jumps, lower optimizer.lr; if "
-            "it still falls, train longer",
-        ]
+    if told := told_no_gain(before, after, best_metric):
+        rows += ["", told]
     return "\n".join(rows)
+
+
+def told_no_gain(before: Mapping[str, float], after: Mapping[str, float], metric: str) -> str:
+    """A line where `metric` didn't rise, on what to look at; else ""."""
+    one, other = before.get(metric), after.get(metric)
+    if one is None or other is None or other > one:
+        return ""
+    how = "worse" if other < one else "no better"
+    return (
+        f"{metric} is {how} than before: the model that the run began with is as good or better. "
+        "Look at the loss in log.jsonl: if it rises or jumps, lower optimizer.lr; if it still "
+        "falls, train longer"
+    )
 
 
 def answer_table(

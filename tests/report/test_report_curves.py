@@ -69,3 +69,9 @@ def test_a_number_has_few_digits(value, told):
 )
 def test_a_score_has_digits_that_stand_below_each_other(value, sign, told):
     assert score(value, sign) == told
+
+
+def test_a_step_that_is_evaluated_again_at_the_end_stays_in_its_place():
+    rows = [{"step": step, "cider": value} for step, value in ((0, 1.0), (2, 3.0), (4, 2.0))]
+    again = [*rows, {"step": 2, "cider": 3.5}]
+    assert [(p.step, p.mean) for p in points_of(again, "cider")] == [(0, 1.0), (2, 3.5), (4, 2.0)]

@@ -1,6 +1,7 @@
 """What a page says of a run in words."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from test_report_reading import change_settings, unfinished
@@ -80,6 +81,13 @@ def test_what_went_wrong_comes_first(made_run):
         ("note", "2 training texts dropped or masked by the filters", "filtered.jsonl"),
         ("warning", "1 line can't be read and left out", "log.jsonl"),
     ]
+
+
+def test_a_run_that_gained_nothing_says_so(made_run):
+    run = read_run(made_run("caption"))
+    ((kind, told, _),) = notices(replace(run, before=run.after))
+    assert kind == "warning"
+    assert told.startswith("cider is no better than before: the model that the run began with")
 
 
 def test_gains_count_better_the_same_and_worse(made_run):
