@@ -79,8 +79,8 @@ def answerer(
             return caption_rows(records, said)
 
         return caption
-    check_questions(layout, prompt, records)
     decoding["candidates"] = candidates_of(settings)
+    check_questions(layout, prompt, records)
 
     def reply(questions: Sequence[Any]) -> Rows:
         said = answer(model, layout, resize, questions, template=prompt, **decoding)

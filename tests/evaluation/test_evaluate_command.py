@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from blip2ft.evaluation.subject import Subject
 from blip2ft.metrics.java import MetricUnavailable
 from blip2ft.tasks.caption import score
 from blip2ft.training.run import read_lines
+from blip2ft.training.signals import STOPPING
 
 FEW = ("--generation.num_beams", 1, "--generation.max_new_tokens", 3, "--data.workers", 0)
 
@@ -27,6 +29,14 @@ def fresh_accelerate(monkeypatch):
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
@@ -108,11 +118,12 @@ def test_what_a_kill_interrupted_goes_on_with_what_was_answered(
     def killed(out, rows):
         append(out, rows)
         answered.append(len(rows))
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(evaluating, "append", killed)
-    assert blip2ft_main(*words, 2, "--out", cut)[0] == 130
-    assert answered == [4]
+    status, _, err = blip2ft_main(*words, 2, "--out", cut)
+    assert (status, answered) == (130, [4])
+    assert err == "\nstopped; the same command with --resume goes on with what was answered\n"
     monkeypatch.setattr(evaluating, "append", append)
     with (cut / "predictions.jsonl").open("a") as file:
         file.write('{"image_id": "4", "cap')
@@ -123,6 +134,15 @@ def test_what_a_kill_interrupted_goes_on_with_what_was_answered(
     assert (cut / name).read_text() == (whole / name).read_text()
     scores = [json.loads((out / "scores.json").read_text())["scores"] for out in (cut, whole)]
     assert scores[0] == scores[1]
+
+
+def test_what_is_stopped_while_it_loads_is_not_begun(blip2ft_main, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Subject, "load", lambda *_: signal.raise_signal(signal.SIGINT))
+    status, _, err = blip2ft_main(
+        "evaluate", "caption", "--config", config, "--out", tmp_path / "out"
+    )
+    assert (status, (tmp_path / "out").exists()) == (130, False)
+    assert err == "\nstopped before anything was answered; the same command begins anew\n"
 
 
 def test_other_groups_are_scored_later_without_the_model(
@@ -250,6 +270,35 @@ def test_answers_by_type_and_for_the_server(blip2ft_main, opt_folder, photo_fold
     (path,) = out.glob("vqa_OpenEnded_mscoco_validation_*_results.json")
     answers = json.loads(path.read_text())
     assert [row["question_id"] for row in answers] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ([], "asked.jsonl:4: question 3 has 202 tokens with its prompt"),
+        (["--prompt", "what is it?"], "the prompt 'what is it?' must have exactly one {}"),
+        (["--candidates", "gone.txt"], "gone.txt"),
+    ],
+)
+def test_questions_that_can_not_be_asked_are_told_before_any_is(
+    blip2ft_main, opt_folder, retriever_folder, photo_folder, tmp_path, monkeypatch, words, wrong
+):
+    monkeypatch.setattr(evaluating, "BATCHES", 1)
+    rows = [
+        {"image": f"photo{i}.jpg", "question": "a cat " * (1 if i < 3 else 100)}
+        | {"question_id": i, "answers": ["a cat"]}
+        for i in range(4)
+    ]
+    table = tmp_path / "asked.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config, out = tmp_path / "vqa.yaml", tmp_path / "out"
+    source = {"source": str(table), "image_root": str(photo_folder)}
+    settings = {"output": "unused", "model": {"name": str(opt_folder)}, "prompt": "{}"}
+    settings |= {"stage1": str(retriever_folder), "data": {"train": [], "validation": source}}
+    config.write_text(yaml.safe_dump(settings))
+    few = [*FEW, "--generation.batch_size", 1]
+    status, _, err = blip2ft_main("evaluate", "vqa", "--config", config, "--out", out, *few, *words)
+    assert (status, wrong in err, out.exists()) == (2, True, False), err
 
 
 def test_retrieval_is_scored_both_ways(blip2ft_main, retriever_folder, table, tmp_path):
