@@ -41,14 +41,17 @@ class _Parser(argparse.ArgumentParser):
         """One line, with the nearest option, command or choice where one is unknown."""
         hint, near = "", []
         option = re.search(r"unrecognized arguments: .*?(--[^\s=]+)", message)
-        choice = re.search(r"invalid choice: '(.*?)'", message)
+        choice = re.search(r"argument (\S+): invalid choice: '(.*?)'", message)
         if option:
             # without the dashes, which are alike in all of them
             near = get_close_matches(option[1][2:], [o[2:] for o in self._option_string_actions], 1)
             near = [f"--{name}" for name in near]
         elif choice:
-            choices = [str(c) for action in self._actions for c in action.choices or ()]
-            near = get_close_matches(choice[1], choices, 1)
+            named = [
+                a for a in self._actions if choice[1] in (*a.option_strings, a.metavar, a.dest)
+            ]
+            choices = [str(c) for action in named for c in action.choices or ()]
+            near = get_close_matches(choice[2], choices, 1)
         if near:
             hint = f"; did you mean {near[0]}?"
         print(f"error: {message}{hint} (see {self.prog} --help)", file=sys.stderr)

@@ -31,6 +31,9 @@ def read_settings(config: str, overrides: Sequence[str], task: str | None) -> tu
     """
     check_config_file(config)
     argv = ["--config", config, *overrides]
+    for key in _top_level(config):
+        if task is not None and OWN.get(key, task) != task:
+            raise ValueError(f"{config} is of {OWN[key]}, not of {task}: only {OWN[key]} has {key}")
     task = task or _task_of(config, argv)
     settings, _ = parse_config(CONFIGS[task], argv, f"recipes/{task}.py")
     found = asdict(settings)

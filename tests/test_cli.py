@@ -91,6 +91,7 @@ def test_no_command_shows_the_help(blip2ft_main):
     [
         ("capton x.png", "did you mean caption?"),
         ("scor caption", "did you mean score?"),
+        ("evaluate caption --split tes", "did you mean test?"),
         ("caption x.png --modle m", "did you mean --model?"),
         ("caption x.png --modle=m", "did you mean --model?"),
         ("caption x.png --dtype fp23", "did you mean fp32?"),

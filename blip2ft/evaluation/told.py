@@ -58,7 +58,7 @@ def difference_lines(found: Mapping[str, Difference], a: str, b: str, images: st
             name,
             number(of.a),
             number(of.b),
-            f"{of.difference:+.4g}",
+            f"{of.difference:+#.4g}" if of.difference else "0",
             between(of.low, of.high),
             f"{of.p_value:.3f}",
             verdict(of, images),

@@ -1,6 +1,7 @@
 """`blip2ft compare`: runs, evaluations and files of predictions."""
 
 import json
+import re
 
 import pytest
 from test_intervals import answered, captions, ranked
@@ -24,11 +25,15 @@ def test_the_better_one_is_named(blip2ft_main, two):
     assert (status, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith("cider")]
     assert line.endswith("B is better")
+    a, b, between = (float(word) for word in line.split()[1:4])
+    assert between == pytest.approx(b - a, abs=2e-3)
+    assert len(line.split()[3]) == len("+1.234")  # as many digits as the scores
     (line,) = [line for line in blip2ft_main("compare", *reversed(two))[1].splitlines()
                if line.startswith("cider")]  # fmt: skip
     assert line.endswith("A is better")
     out = blip2ft_main("compare", two[0], two[0])[1]
     assert "no difference that these 30 images show" in out
+    assert re.search(r"cider +(\S+) +\1 +0 +0 to 0 +1\.000 ", out)
 
 
 def test_the_most_different_samples_are_shown(blip2ft_main, two):
