@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blip2ft.commands.options import add_model_options, command, quantized
+from blip2ft.commands.options import add_model_options, command, named_model, quantized
 from blip2ft.commands.overrides import TASKS, add_settings
 from blip2ft.quiet import quiet_libraries
 
 EPILOG = """\
-The settings say which data are asked about, how, and how answers are decoded. They are overridden
-as the recipes take them: --data.test.source other.csv --prompt "a picture of". What is evaluated
-are the runs of --adapter, else --model, else the settings' own model as it is.
+The settings say which data are asked about, with which prompt, and how answers are decoded. They
+are overridden as the recipes take them: --data.test.source other.csv --prompt "a picture of". What
+is evaluated are the runs of --adapter, else --model, else the settings' own model as it is.
 
 FOLDER gets predictions.jsonl, scores.json, and what the servers of COCO, NoCaps and VQA take.
 Several processes share the work: accelerate launch --num_processes 4 -m blip2ft evaluate ...
@@ -44,7 +44,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on in FOLDER with what was answered there"
     )
-    add_model_options(parser)
+    add_model_options(parser, asked="")
     add_settings(parser, required=False, task=False, more="; default: that of the run of --adapter")
 
 
@@ -57,30 +57,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from blip2ft.evaluation.evaluate import evaluate
     from blip2ft.evaluation.subject import Subject
     from blip2ft.hub import check_model_name, check_revision
-    from blip2ft.models.hub_adapter import holds_adapter
     from blip2ft.settings import read_settings
 
-    base, revision, given = arguments.model, arguments.revision, arguments.adapter or []
-    if base is not None:
-        check_model_name(base)
-        check_revision(base, revision)
-        if not given and holds_adapter(base, revision):
-            given = [(Path(f"{base}@{revision}" if revision else base), 1.0)]
-            base = revision = None
-    runs = dict(given)
-    if len(runs) < len(given):
-        raise ValueError("--adapter names a run twice; give it once, with one weight")
-    subject = Subject(_name(base, runs), base, revision, runs, quantized(arguments.quantize))
+    base, revision, runs = named_model(arguments)
+    subject = Subject(base, revision, runs, quantized(arguments.quantize))
     subject.check_task(arguments.subject_task)  # else its settings would be found wrong
     task, settings = read_settings(config, arguments.overrides, arguments.subject_task)
     split = arguments.split or ("test" if settings["data"]["test"] else "validation")
     if not runs and base is None:
         base, revision = settings["model"]["name"], revision or settings["model"]["revision"]
+    if base is not None:
         check_model_name(base)
         check_revision(base, revision)
-        subject = replace(subject, name=base, base=base, revision=revision)
-    if not subject.quantize:
-        subject = replace(subject, quantize=settings["quantize"])
+    quantize = subject.quantize or settings["quantize"]
+    subject = replace(subject, base=base, revision=revision, quantize=quantize)
     evaluate(
         task,
         settings,
@@ -103,14 +93,10 @@ def _config(arguments: argparse.Namespace) -> str:
     for folder in (run, run.parent):
         if (folder / "config.yaml").is_file():
             return str(folder / "config.yaml")
+    if not run.exists():
+        raise ValueError(
+            f"--adapter {run}: there is no such folder; for a run on the hub give a --config F.yaml"
+        )
     raise ValueError(
         f"{run} has no config.yaml, so it doesn't say what to evaluate on; give a --config F.yaml"
     )
-
-
-def _name(base: str | None, runs: dict[Path, float]) -> str:
-    if not runs:
-        return str(base)
-    if list(runs.values()) == [1.0]:
-        return str(next(iter(runs)))
-    return " + ".join(f"{weight:g} {run}" for run, weight in runs.items())

@@ -75,8 +75,11 @@ def quantized(given: Sequence[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options by which `load_for_answers` finds a model."""
+def add_model_options(
+    parser: argparse.ArgumentParser,
+    asked: str = ", and asked with the first one's prompt and decoding",
+) -> None:
+    """The options that `named_model` reads; asked: how several runs are asked, for the help."""
     parser.add_argument(
         "--model", help="hub id of a model or of a pushed run, or folder; default: adapter's base"
     )
@@ -87,8 +90,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="RUN[=WEIGHT]",
         help="a run, its adapter folder, or OWNER/NAME[@REVISION] of a pushed run; several are "
-        "mixed, each with weight 1 where none is given, and asked with the first one's prompt and "
-        "decoding",
+        f"mixed, each with weight 1 where none is given{asked}",
     )
     add_quantize_option(parser)
 

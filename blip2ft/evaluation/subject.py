@@ -24,17 +24,24 @@ class Subject:
     """A model as the command line names it.
 
     Args:
-        name: What to call it: a hub id, a folder, or the runs with their weights.
         base: Hub id or folder, with its revision; None is the runs' own.
         runs: Trained weights on the base, each with its share of the mix; {} is the base alone.
         quantize: Parts to hold in fewer bits.
     """
 
-    name: str
     base: str | None
     revision: str | None
     runs: Mapping[Path, float]
     quantize: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """What to call it: a hub id, a folder, or the runs with their weights."""
+        if not self.runs:
+            return str(self.base)
+        if list(self.runs.values()) == [1.0]:
+            return str(next(iter(self.runs)))
+        return " + ".join(f"{weight:g} {run}" for run, weight in self.runs.items())
 
     def notes(self) -> dict[str, Any]:
         """What is known of how it was trained; {} for a model that blip2ft didn't make.

@@ -199,8 +199,28 @@ def test_without_settings_it_asks_for_them(blip2ft_main, run_folder, tmp_path):
     bare.symlink_to(run_folder / "adapter")
     err = blip2ft_main(*words, "--adapter", bare)[2]
     assert "bare has no config.yaml, so it doesn't say what to evaluate on" in err
+    err = blip2ft_main(*words, "--adapter", tmp_path / "gone")[2]
+    assert "gone: there is no such folder; for a run on the hub give a --config F.yaml" in err
     err = blip2ft_main(*words, "--adapter", run_folder, "--adapter", f"{run_folder}=0.5")[2]
     assert "--adapter names a run twice" in err
+
+
+def test_settings_of_another_task_are_told_as_such(blip2ft_main, opt_folder, table, tmp_path):
+    config = write_config(tmp_path / "r.yaml", opt_folder, str(table), search={"candidates": 8})
+    words = ["evaluate", "caption", "--config", config, "--out", tmp_path / "out"]
+    status, _, err = blip2ft_main(*words)
+    assert status == 2
+    assert err == f"error: {config} is of retrieval, not of caption: only retrieval has search\n"
+
+
+def test_a_subject_is_called_by_what_it_is():
+    def name(base: str | None, **runs: float) -> str:
+        return Subject(base, None, {Path(run): weight for run, weight in runs.items()}, {}).name
+
+    assert name("anna/birds") == "anna/birds"
+    assert name(None, a=1.0) == name("anna/birds", a=1.0) == "a"
+    assert name(None, a=0.5) == "0.5 a"
+    assert name(None, a=1.0, b=0.25) == "1 a + 0.25 b"
 
 
 def test_a_run_is_evaluated_on_its_base_and_mixed_with_itself(
