@@ -70,6 +70,13 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     shutil.rmtree(former, ignore_errors=True)
 
 
+def in_use(folder: Path) -> bool:
+    """Whether there is a file in the place of `folder`, or more in it than a lock."""
+    if not folder.exists():
+        return False
+    return not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())
+
+
 def check_free(out: Path) -> None:
     """Raise ValueError where the folder `out` is in use, or can't be made or written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

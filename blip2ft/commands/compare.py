@@ -66,7 +66,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(f"\nof the {both} that both have; {left_out}")
     if arguments.show:
         chosen = most_different(a.task, pairs, arguments.show)
-        print("\n" + "\n\n".join(_sample(a.task, pairs, *one) for one in chosen))
+        shown = [_sample(a.task, pairs, *one) for one in chosen] or ["no sample scores differently"]
+        print("\n" + "\n\n".join(shown))
     return 0
 
 

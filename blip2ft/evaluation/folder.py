@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blip2ft.training.run import environment, read_lines, write_lines
-from blip2ft.whole import LOCK, check_writable, remove_partial, write_text
+from blip2ft.whole import check_writable, in_use, remove_partial, write_text
 
 ASKED, ENVIRONMENT = "evaluation.json", "environment.json"
 PREDICTIONS, SCORES = "predictions.jsonl", "scores.json"
@@ -23,8 +23,7 @@ PREDICTIONS, SCORES = "predictions.jsonl", "scores.json"
 
 def check_out(out: Path, *, resume: bool) -> None:
     """Raise ValueError for a folder that is in use, or that `resume` finds nothing in."""
-    used = out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir()))
-    if used and not resume:
+    if in_use(out) and not resume:
         raise ValueError(
             f"{out} is in use and nothing in it is overwritten; go on there with --resume, or "
             "choose another --out"

@@ -7,10 +7,10 @@ follow pycocoevalcap 1.2, bleu/bleu_scorer.py.
 from collections import Counter
 from collections.abc import Sequence
 
-import datasets
 import evaluate
 import numpy as np
 
+from blip2ft.metrics.caption_info import caption_info
 from blip2ft.metrics.ptb import words
 
 ORDER = 4
@@ -89,17 +89,7 @@ class Bleu(evaluate.Metric):
     """The `evaluate` module: predictions are strings, references lists of strings."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="Papineni et al. 2002",
-            inputs_description="predictions: strings; references: lists of strings",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-        )
+        return caption_info(DESCRIPTION, "Papineni et al. 2002")
 
     def _compute(self, predictions, references):
         return bleu_scores(predictions, references)[0]

@@ -8,9 +8,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import datasets
 import evaluate
 
+from blip2ft.metrics.caption_info import caption_info
 from blip2ft.metrics.ptb import words
 
 ORDER = 4
@@ -83,17 +83,7 @@ class Cider(evaluate.Metric):
     """The `evaluate` module: predictions are strings, references lists of strings."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="Vedantam et al. 2015",
-            inputs_description="predictions: strings; references: lists of strings",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-        )
+        return caption_info(DESCRIPTION, "Vedantam et al. 2015")
 
     def _compute(self, predictions, references):
         return cider_scores(predictions, references)[0]

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO
 
-import datasets
 import evaluate
 
+from blip2ft.metrics.caption_info import caption_info
 from blip2ft.metrics.java import MetricUnavailable, java_command, program_folder
 from blip2ft.metrics.ptb import tokenize
 
@@ -91,17 +91,7 @@ class Meteor(evaluate.Metric):
     """The `evaluate` module: predictions are strings, references lists of strings."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="Denkowski and Lavie 2014",
-            inputs_description="predictions: strings; references: lists of strings",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-        )
+        return caption_info(DESCRIPTION, "Denkowski and Lavie 2014")
 
     def _compute(self, predictions, references):
         return meteor_scores(predictions, references)[0]

@@ -6,9 +6,9 @@ follow pycocoevalcap 1.2, rouge/rouge.py.
 
 from collections.abc import Sequence
 
-import datasets
 import evaluate
 
+from blip2ft.metrics.caption_info import caption_info
 from blip2ft.metrics.ptb import tokenize
 
 BETA = 1.2
@@ -59,17 +59,7 @@ class Rouge(evaluate.Metric):
     """The `evaluate` module: predictions are strings, references lists of strings."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="Lin 2004",
-            inputs_description="predictions: strings; references: lists of strings",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-        )
+        return caption_info(DESCRIPTION, "Lin 2004")
 
     def _compute(self, predictions, references):
         return rouge_scores(predictions, references)[0]

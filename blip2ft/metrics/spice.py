@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
 import evaluate
 
+from blip2ft.metrics.caption_info import caption_info
 from blip2ft.metrics.java import MetricUnavailable, java_command, program_folder
 from blip2ft.metrics.ptb import tokenize
 
@@ -100,17 +100,7 @@ class Spice(evaluate.Metric):
     """The `evaluate` module: predictions are strings, references lists of strings."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="Anderson et al. 2016",
-            inputs_description="predictions: strings; references: lists of strings",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-        )
+        return caption_info(DESCRIPTION, "Anderson et al. 2016")
 
     def _compute(self, predictions, references):
         return spice_scores(predictions, references)[0]

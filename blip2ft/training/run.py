@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from blip2ft.training.hold import hold
 from blip2ft.training.same_run import keep_base
 from blip2ft.training.signals import stop_at_once
-from blip2ft.whole import LOCK, check_writable, remove_partial, whole, write_text
+from blip2ft.whole import check_writable, in_use, remove_partial, whole, write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,8 +60,7 @@ def check_output(output: str | Path, *, resume: bool) -> None:
     With `resume`, for one that has nothing to resume.
     """
     run = Path(output)
-    in_use = run.exists() and (not run.is_dir() or any(p.name != LOCK for p in run.iterdir()))
-    if in_use and not resume:
+    if in_use(run) and not resume:
         raise ValueError(
             f"the output folder {run} is in use and nothing in it is ever overwritten; resume it "
             "with --resume, or choose another with --output FOLDER"

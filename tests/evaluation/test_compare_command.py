@@ -40,6 +40,8 @@ def test_the_most_different_samples_are_shown(blip2ft_main, two):
     out = blip2ft_main("compare", *two, "--show", 2)[1]
     assert out.count("  right      ") == 2
     assert out.count("\n  A ") == 2
+    out = blip2ft_main("compare", two[0], two[0], "--show", 2)[1]
+    assert out.endswith("show\n\nno sample scores differently\n")
 
 
 def test_differences_as_json(blip2ft_main, two):
