@@ -84,7 +84,7 @@ def asked_of(
     """
     own = {
         "caption": ("prompt", "generation"),
-        "vqa": ("prompt", "generation", "candidates", "question_in_qformer"),
+        "vqa": ("prompt", "generation", "candidates", "question_in_qformer", "stage1"),
         "retrieval": ("search",),
     }[task]
     at_once = ("batch_size", "pairs_at_once")
@@ -93,6 +93,8 @@ def asked_of(
         value = settings[name]
         if isinstance(value, Mapping):
             value = {key: v for key, v in value.items() if key not in at_once}
+        if name == "candidates" and value is not None:  # what the file says, not where it lies
+            value = {"file": value, "digest": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
         asked[name] = value
     asked |= {"image_size": settings["model"]["image_size"], "precision": precision}
     asked |= {"max_target_tokens": settings["data"]["max_target_tokens"]}

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 
 import blip2ft.evaluation.evaluate as evaluating
 from blip2ft.data.records import read_records
+from blip2ft.evaluation.folder import asked_of, begin
 from blip2ft.evaluation.intervals import intervals
 from blip2ft.evaluation.subject import Subject
 from blip2ft.metrics.java import MetricUnavailable
@@ -319,6 +320,26 @@ def test_questions_that_can_not_be_asked_are_told_before_any_is(
     few = [*FEW, "--generation.batch_size", 1]
     status, _, err = blip2ft_main("evaluate", "vqa", "--config", config, "--out", out, *few, *words)
     assert (status, wrong in err, out.exists()) == (2, True, False), err
+
+
+def test_answers_to_choose_from_and_the_text_branch_stay_the_same(tmp_path):
+    listed = tmp_path / "answers.txt"
+    listed.write_text("yes\nno\n")
+    model = {"image_size": 224}
+    data = {"validation": {"source": "a.csv"}, "max_target_tokens": 8}
+    settings = {"model": model, "data": data, "prompt": "{}", "generation": {"batch_size": 2}}
+    settings |= {"candidates": str(listed), "question_in_qformer": True, "stage1": "a/bert"}
+
+    def asked(**changed):
+        return asked_of("vqa", settings | changed, "validation", [], {}, "fp32")
+
+    begin(tmp_path / "out", asked(), resume=False)
+    assert begin(tmp_path / "out", asked(generation={"batch_size": 1}), resume=True) == []
+    with pytest.raises(ValueError, match=r'stage1 was "a/bert" and is "b/bert"\. Give what was'):
+        begin(tmp_path / "out", asked(stage1="b/bert"), resume=True)
+    listed.write_text("yes\n")
+    with pytest.raises(ValueError, match=r"candidates was .*answers\.txt.* and is .*answers\.txt"):
+        begin(tmp_path / "out", asked(), resume=True)
 
 
 def test_retrieval_is_scored_both_ways(blip2ft_main, retriever_folder, table, tmp_path):
