@@ -82,6 +82,8 @@ def asked_of(
 
     Not how many are answered at once, nor by how many processes: no answer depends on that.
     """
+    from blip2ft.tasks.of_settings import candidates_of  # here: `check_out` must answer at once
+
     own = {
         "caption": ("prompt", "generation"),
         "vqa": ("prompt", "generation", "candidates", "question_in_qformer", "stage1"),
@@ -94,7 +96,8 @@ def asked_of(
         if isinstance(value, Mapping):
             value = {key: v for key, v in value.items() if key not in at_once}
         if name == "candidates" and value is not None:  # what the file says, not where it lies
-            value = {"file": value, "digest": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+            listed = json.dumps(candidates_of(settings)).encode()
+            value = {"file": value, "digest": hashlib.sha256(listed).hexdigest()}
         asked[name] = value
     asked |= {"image_size": settings["model"]["image_size"], "precision": precision}
     asked |= {"max_target_tokens": settings["data"]["max_target_tokens"]}

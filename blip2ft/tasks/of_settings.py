@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from blip2ft.data.batches import text_layout
+from blip2ft.data.decode import decode_text
 from blip2ft.data.images import transforms_for
 from blip2ft.data.pairs import pair_layout
 from blip2ft.data.questions import read_questions
@@ -90,8 +91,19 @@ def answerer(
 
 
 def candidates_of(settings: Mapping[str, Any]) -> list[str] | None:
-    """The lines of the file of answers that a question may have; None where they are written."""
+    """The lines of the file of answers that a question may have; None where they are written.
+
+    Raises ValueError for a file that isn't there, isn't UTF-8 or has no line.
+    """
     if settings.get("candidates") is None:
         return None
-    lines = Path(settings["candidates"]).read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    path = Path(settings["candidates"])
+    if not path.is_file():
+        raise ValueError(f"candidates: there is no file {path}; give one with an answer a line")
+    found = [line.strip() for line in decode_text(path).split("\n") if line.strip()]
+    if not found:
+        raise ValueError(
+            f"candidates: {path} holds no answers to choose from; give one with an answer a line, "
+            "or leave candidates out to have answers written"
+        )
+    return found
