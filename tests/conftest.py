@@ -263,7 +263,8 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_folder(opt_folder, tmp_path_factory) -> Path:
     """What a short run leaves: LoRA on the language model, the projection in full."""
     run = tmp_path_factory.mktemp("run")
-    (run / "config.yaml").write_text("output: run\n")
+    settings = "output: run\ndata: {test: null}\ntrain: {best_metric: cider}\n"
+    (run / "config.yaml").write_text(settings)
     model, _ = load_captioner(opt_folder)
     parts = {"vision": "frozen", "qformer": "frozen", "projection": "full", "language": "lora"}
     lora = attach_lora(model, parts, r=2)

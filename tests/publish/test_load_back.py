@@ -293,6 +293,7 @@ def make_retrieval_run(run, base):
         max_text_tokens=16,
     )
     run.mkdir()
-    (run / "config.yaml").write_text("output: run\n")
+    settings = "output: run\ndata: {test: null}\ntrain: {best_metric: mean_recall}\n"
+    (run / "config.yaml").write_text(settings)
     save_trained(model, run / "adapter", lora, description)
     return run
