@@ -61,7 +61,8 @@ class EnergyMeter:
         kwh = total.energy_consumed - (total.gpu_energy - gpu)
         country = total.country_iso_code or None
         # without a country, codecarbon takes the world's average
-        carbon = total.emissions * kwh / total.energy_consumed if country else None
+        share = kwh / total.energy_consumed if total.energy_consumed else 1.0
+        carbon = total.emissions * share if country else None
         found = (kwh, total.cpu_energy, gpu, total.ram_energy, carbon)
         return dict(zip(KWH, found, strict=True)) | {"country": country, "cpu": self._cpu()}
 
