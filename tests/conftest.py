@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests sta
 
 import csv
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from blip2ft.models.identity import identify
 from blip2ft.models.load import load_captioner
 from blip2ft.models.parts import set_trainable
 from blip2ft.models.retriever import Retriever
+from blip2ft.training.signals import STOPPING
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))
@@ -52,6 +54,15 @@ def loud_libraries():
     yield
     transformers_logging.set_verbosity(verbosity)
     transformers_logging.enable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Take back what commands and recipes do at a signal, for the tests after these."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

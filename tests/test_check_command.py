@@ -172,7 +172,11 @@ def many(count: int) -> None:
     write("many.csv", *(f"photos/m{number}.png,thing {number}" for number in range(count)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT],
+    ids=["kill", "ctrl-c"],
+)
 def test_a_run_that_is_stopped_is_gone_on_with(blip2ft_main, number):
     many(200)
     kept = Path("report/.looks-1.jsonl")

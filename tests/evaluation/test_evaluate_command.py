@@ -20,7 +20,6 @@ from blip2ft.evaluation.subject import Subject
 from blip2ft.metrics.java import MetricUnavailable
 from blip2ft.tasks.caption import score
 from blip2ft.training.run import read_lines
-from blip2ft.training.signals import STOPPING
 
 FEW = ("--generation.num_beams", 1, "--generation.max_new_tokens", 3, "--data.workers", 0)
 
@@ -30,14 +29,6 @@ def fresh_accelerate(monkeypatch):
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

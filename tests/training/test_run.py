@@ -45,7 +45,7 @@ def test_there_must_be_a_run_to_resume(tmp_path):
     check_output(tmp_path, resume=True)
 
 
-def test_a_run_that_goes_on_forgets_what_stopped_it(tmp_path, handlers):
+def test_a_run_that_goes_on_forgets_what_stopped_it(tmp_path):
     for name in ("config.yaml", "stopped.json"):
         (tmp_path / name).write_text("")
     with pytest.raises(ValueError, match="is in use"):
@@ -189,16 +189,8 @@ def test_a_kill_while_a_run_opens_leaves_one_that_goes_on(tmp_path, monkeypatch)
     check_output(tmp_path / "run", resume=True)
 
 
-@pytest.fixture
-def handlers():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_outside_of_steps_ends_cleanly(tmp_path, handlers, number):
+def test_a_signal_outside_of_steps_ends_cleanly(tmp_path, number):
     stop_outside_of_steps(tmp_path)
     with pytest.raises(Stopped, match="stopped before there was a run; the same command begins it"):
         os.kill(os.getpid(), number)
