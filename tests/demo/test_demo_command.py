@@ -81,13 +81,10 @@ def test_folders_go_by_their_own_names_where_these_differ(tmp_path):
     assert _shown([one, other]) == [one, other]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [
-        signal.SIGINT,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-    ],
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
 )
 def test_it_ends_cleanly_by_signals_while_pages_are_open(number, run_folder, opt_folder, tmp_path):
     words = [opt_folder, "--adapter", run_folder]

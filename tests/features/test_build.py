@@ -273,6 +273,7 @@ def test_where_one_process_fails_all_stop(two_processes, photos, tmp_path):
         assert said.startswith(f"{photos / 'photo5.jpg'} (named in captions.csv:7): not an image")
 
 
+@pytest.mark.slow
 def test_where_one_process_lacks_a_file_all_stop(two_processes, photos, tmp_path):
     found = two_processes(LACKS="photo5.jpg")
     assert found.returncode != 0

@@ -40,6 +40,8 @@ RUNS: dict[str, tuple[str, dict[str, str], str, dict[str, Any]]] = {
     "vqa": ("vqa", QFORMER, "vision", {}),
     "vqa-queries": ("vqa", LANGUAGE, "queries", {"question_in_qformer": False}),
 }
+QUICK = ("caption-lora", "retrieval", "vqa-queries")  # each task, each level
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS]
 TYPO = (["--model.attention", "{visoin: sdpa}"], r"model\.attention names 'visoin'")
 UNEVEN = (["--train.batch_size", "3"], r"train\.batch_size 3 can't be shared by 2 processes")
 
@@ -165,7 +167,7 @@ def same(one: Path, other: Path, tolerance: float) -> None:
             torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_loss_curve_is_that_without_a_cache(name, start, computed, tmp_path, capsys):
     *_, level, _ = RUNS[name]
     plain = start(name, "plain")
@@ -180,7 +182,7 @@ def test_the_loss_curve_is_that_without_a_cache(name, start, computed, tmp_path,
     assert f"images: all there (level {level}, fp32" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_takes_what_was_built_before(name, start, computed, tmp_path, capsys):
     start(name, "run", only_build=True, **kept(tmp_path / "features"))
     assert len(computed) == 16

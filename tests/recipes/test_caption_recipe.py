@@ -230,6 +230,7 @@ def test_a_metric_that_cant_run_is_told_once(
     assert said.count("meteor is left out: no Java here: install it\n") == 1
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_scores(opt_folder, photo_folder, tmp_path):
     """A Java that fails, and notes who called it."""
     java, run = tmp_path / "bin" / "java", tmp_path / "run"
@@ -361,6 +362,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
         run_recipe(*again, "--model.name", other)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_saves_and_stops(opt_folder, photo_folder, tmp_path):
     """As `timeout` and schedulers send it: the loader's worker gets it too."""
     run, words = tmp_path / "run", ["--data.workers", 1, "--train.evaluate_every", 99999]

@@ -32,7 +32,7 @@ RUNS = {
     "t5-nf4-lora": ("t5_folder", "nf4", "lora", "adamw"),
     "t5-int8-frozen": ("t5_folder", "int8", "frozen", "adamw_8bit"),
 }
-QUICK = ("opt-nf4-lora", "t5-int8-frozen")  # both kinds, modes and language models
+QUICK = ("opt-nf4-lora",)
 
 
 @pytest.mark.parametrize(

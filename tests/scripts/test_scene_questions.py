@@ -147,7 +147,8 @@ def test_kinds_and_first_words_are_told(train) -> None:
     assert len({question["question_type"] for _, question in train}) > 8
 
 
-@pytest.mark.parametrize("split", [pytest.param("validation", marks=pytest.mark.slow), "test"])
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["validation", "test"])
 def test_no_training_question_has_the_answer_where_pairs_are_held_out(split, train) -> None:
     def pairs(rows):
         """Question and answer where these name more than one thing."""
